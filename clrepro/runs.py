@@ -6,7 +6,7 @@
 __all__ = ['PAPER_MODULES', 'known_methods', 'known_streams', 'resolve', 'resolve_device', 'Cell', 'Group', 'groups_of',
            'complete', 'cores', 'start_worker', 'work', 'Tail', 'spread_out', 'execute', 'run', 'watch']
 
-# %% ../nbs/13_runs.ipynb #e5f0cc11
+# %% ../nbs/13_runs.ipynb #12d4d25a
 import json
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ import torch
 from .core import ClreproError, UsageError, closest, digest, parse_seeds
 from .engine import Checkpoint, Run, Training, build_network
 from .metrics import summary
-from .records import Store, code_hash
+from .records import Store, class_code
 
 # %% ../nbs/13_runs.ipynb #98a99ff1
 PAPER_MODULES = ('clrepro.bcl',)
@@ -94,7 +94,7 @@ class Cell:
         pick = lambda value: [value[i] for i in positions] if isinstance(value, list) and len(value) == len(self.seeds) else value
         return replace(self, seeds=tuple(self.seeds[i] for i in positions), options={name: pick(value) for name, value in self.options.items()})
 
-# %% ../nbs/13_runs.ipynb #31dc8f61
+# %% ../nbs/13_runs.ipynb #8e28398b
 class Group:
     "A group of seeds of one cell, with its effective configs; `train` makes its records."
     def __init__(self, cell: Cell, device: str = 'cpu', data: str = 'auto'):
@@ -106,7 +106,7 @@ class Group:
         self.method_class, self.method_options = method_class, options['method']
         probe = method_class.__new__(method_class)
         probe.configure(self.method_options, len(cell.seeds))
-        code = code_hash('clrepro.engine', method_class.__module__, stream_class.__module__)
+        code = class_code(method_class, stream_class)
         self.configs = [{'method': {'name': method_class.name} | probe.config(i), 'stream': {'name': stream_class.name} | self.stream.config(i),
                          'training': self.training.config(i), 'seed': seed, 'device': torch.device(device).type, 'code': code,
                          'data': [{key: entry[key] for key in ('name', 'sha256', 'standin')} for entry in self.stream.data]}
@@ -125,7 +125,7 @@ class Group:
         run = Run(method, self.stream, self.training, send, checkpoint).train()
         size = len(cell.seeds)
         shared = {'method': method.name, 'variant': cell.variant, 'stream': self.stream.name, 'seconds': run.seconds / size,
-                  'eval_seconds': run.eval_seconds / size, 'group_size': size, **method.counts,
+                  'eval_seconds': run.eval_seconds / size, 'group_size': size, **method.counts, 'n_batches': run.n_batches,
                   'n_parameters': sum(p[0].numel() for p in method.params), 'memory_bytes': method.memory_bytes,
                   'stored_samples': method.stored, 'soft_target_bytes': method.soft_target_bytes,
                   'started': started, 'data': self.stream.data, 'torch': torch.__version__}

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['Training', 'accuracy', 'GraphedStep', 'Checkpoint', 'Run', 'build_network']
 
-# %% ../nbs/11_engine.ipynb #b9d0cc7b
+# %% ../nbs/11_engine.ipynb #74315e92
 import io
-import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -117,7 +116,7 @@ class Checkpoint:
 
     def clear(self) -> None: self.path.unlink(missing_ok=True)
 
-# %% ../nbs/11_engine.ipynb #6fc8264b
+# %% ../nbs/11_engine.ipynb #3854dca8
 class Run:
     "One method on one stream, S seeds side by side. After `train`: `matrix` (S, T, T), `initial` (S, T), `seconds`, `losses`."
     clock = staticmethod(time.perf_counter)
@@ -125,6 +124,8 @@ class Run:
     def __init__(self, method, stream, training: Training, on_event=None, checkpoint: Checkpoint | None = None):
         self.method, self.stream, self.training, self.checkpoint = method, stream, training, checkpoint
         self.on_event = on_event or (lambda event: None)
+        if training.graph and method.device.type != 'cuda':
+            raise UsageError(f'graph=True captures CUDA graphs, but the run is on {method.device.type}: leave it out or choose --device cuda')
         self.source = Joint(stream) if method.joint else stream
         self.phases = 1 if method.joint else stream.n_tasks
         self.epochs = method.epochs if method.joint else training.n_epochs

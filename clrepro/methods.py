@@ -98,7 +98,7 @@ class Method(Configured):
         for name, count in (('grad_evals', 1), ('rows', rows), ('replayed_rows', replayed)): self.counts[name] += count
         return torch.autograd.grad(loss.sum(), self.params)
 
-# %% ../nbs/09_methods.ipynb #49e64654
+# %% ../nbs/09_methods.ipynb #41a26309
 class Finetune(Method):
     "Plain SGD on the stream (`single` in the reference)."
     name = 'finetune'
@@ -115,9 +115,18 @@ class Offline(Finetune):
     joint = True
     epochs: int = 2  # passes over the union
 
+    row_bytes = 0
+
     def draw(self, sizes):
         self.stored = sum(sizes) // self.epochs
         return {}
+
+    def step(self, x, y):
+        self.row_bytes = x[0, 0].nbytes + y.element_size()
+        return super().step(x, y)
+
+    @property
+    def memory_bytes(self): return self.stored * self.row_bytes
 
 # %% ../nbs/09_methods.ipynb #2806699e
 def distillation(logits: torch.Tensor,   # (S, n, C)

@@ -48,7 +48,7 @@ class Paper:
     @property
     def figures(self) -> list[str]: return [figure for experiment in self.experiments for figure in experiment.figures]
 
-# %% ../nbs/18_papers.ipynb #0728e81f
+# %% ../nbs/18_papers.ipynb #04470001
 PAPERS = {paper.name: paper for paper in (
     Paper('bcl', 'Bilevel Continual Learning',
           'Quang Pham, Doyen Sahoo, Chenghao Liu, Steven C. H. Hoi. Bilevel Continual Learning. arXiv:2007.15553, 2020.',
@@ -58,7 +58,7 @@ PAPERS = {paper.name: paper for paper in (
            Experiment('equal_evaluations', ('fig6',), 'inner and outer steps at equal gradient evaluations (study, full)'),
            Experiment('ablations', ('fig7',), 'BCL-Dual without its parts (study, full)'),
            Experiment('cost', ('fig8',), 'seconds a seed and method (study, full)')),
-          data=('mnist',), modules=('streams', 'methods', 'bcl', 'engine'),
+          data=('mnist',), modules=('streams', 'splits', 'methods', 'bcl', 'engine'),
           minutes={'smoke': 0.3, 'quick': 3, 'study': 30, 'full': 60}),
 )}
 

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['PAPER_MODULES', 'known_methods', 'known_streams', 'resolve', 'resolve_device', 'Cell', 'Group', 'groups_of',
-           'complete', 'cores', 'start_worker', 'work', 'Tail', 'spread_out', 'execute', 'run', 'watch']
+           'complete', 'cores', 'start_worker', 'work', 'Tail', 'spread_out', 'execute', 'Bar', 'watch', 'run']
 
-# %% ../nbs/13_runs.ipynb #12d4d25a
+# %% ../nbs/13_runs.ipynb #2af95077
 import json
 import multiprocessing
 import os
+import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from .engine import Checkpoint, Run, Training, build_network
 from .metrics import summary
 from .records import Store, class_code
 
-# %% ../nbs/13_runs.ipynb #98a99ff1
+# %% ../nbs/13_runs.ipynb #b625a79d
 PAPER_MODULES = ('clrepro.bcl',)
 
 def known_methods() -> dict:
@@ -39,8 +39,8 @@ def known_methods() -> dict:
 
 def known_streams() -> dict:
     "{record name: class} of every stream."
-    from clrepro.streams import STREAMS
-    return dict(STREAMS)
+    from clrepro import splits, streams
+    return streams.STREAMS | splits.STREAMS
 
 def resolve(what, known: dict, kind: str):
     "The class that `what` stands for: a class, a known name, or the dotted path of a class of your own. Raises UsageError."
@@ -94,7 +94,7 @@ class Cell:
         pick = lambda value: [value[i] for i in positions] if isinstance(value, list) and len(value) == len(self.seeds) else value
         return replace(self, seeds=tuple(self.seeds[i] for i in positions), options={name: pick(value) for name, value in self.options.items()})
 
-# %% ../nbs/13_runs.ipynb #8e28398b
+# %% ../nbs/13_runs.ipynb #e13c1876
 class Group:
     "A group of seeds of one cell, with its effective configs; `train` makes its records."
     def __init__(self, cell: Cell, device: str = 'cpu', data: str = 'auto'):
@@ -116,7 +116,7 @@ class Group:
 
     def train(self, checkpoint: Checkpoint | None = None, on_event=None) -> list[tuple[dict, dict]]:
         "Train the group; a (record, arrays) a seed."
-        cell, started = self.cell, datetime.now(timezone.utc).isoformat(timespec='seconds')
+        cell, started = self.cell, datetime.now(UTC).isoformat(timespec='seconds')
         net = build_network(cell.seeds, self.stream, self.training, self.device)
         method = self.method_class(net, cell.seeds, self.stream.heads, self.stream.n_tasks, **self.method_options)
         label = {'cell': cell.name, 'method': method.name, 'variant': cell.variant, 'stream': self.stream.name, 'seeds': list(cell.seeds)}
@@ -213,7 +213,7 @@ class Tail(threading.Thread):
         self.done.set()
         self.join()
 
-# %% ../nbs/13_runs.ipynb #22ab44ca
+# %% ../nbs/13_runs.ipynb #1f46e06d
 def spread_out(cells, jobs: int, device: str, data: str, folder, every: float, on_event) -> list[list[dict]]:
     "The records of each cell, computed by `jobs` forked workers. Raises ClreproError if one dies; finished records are kept."
     with TemporaryDirectory() as temporary:
@@ -228,7 +228,7 @@ def spread_out(cells, jobs: int, device: str, data: str, folder, every: float, o
             for future in as_completed(futures): out[futures[future]] = future.result()
             return out
         except BrokenProcessPool as error:
-            raise ClreproError('a worker process died (killed, or out of memory); what was finished is recorded, run the same command again to go on') from error
+            raise ClreproError('a worker process died (killed, or out of memory); what was finished is recorded, run the same command again') from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()): process.terminate()
@@ -268,7 +268,51 @@ def execute(cells,                  # the plan
         out += [record | {'variant': group.cell.variant} for record in records]
     return out
 
-# %% ../nbs/13_runs.ipynb #3c357de7
+# %% ../nbs/13_runs.ipynb #a2e07a76
+class Bar:
+    "A progress bar fed by events; the expected work of a group is its weight."
+    def __init__(self):
+        from tqdm import tqdm
+        self.bar = tqdm(total=0, unit=' rows', unit_scale=True, mininterval=1)
+        self.cost, self.done = {}, {}
+
+    def __call__(self, event: dict) -> None:
+        if event['kind'] == 'plan':
+            self.cost |= event['cells']
+            self.bar.total = sum(self.cost.values())
+            self.bar.refresh()
+        elif event['kind'] == 'loss':
+            cell = event['cell']
+            self.done[cell] = self.cost.get(cell, 0) * event['step'] / event['n_steps']
+            self.bar.set_description(cell, refresh=False)
+            self.bar.update(sum(self.done.values()) - self.bar.n)
+
+    def close(self): self.bar.close()
+
+class watch:
+    "Events to `on_event`, to the live sinks, to the file that $CLREPRO_PROGRESS names, or else to a progress bar."
+    def __init__(self, live: str, folder, on_event=None, progress: bool = False):
+        self.sinks, self.open = ([on_event] if on_event else []), []
+        if live:
+            from clrepro.live import open_sinks
+            self.add(open_sinks(live, folder), 'send')
+        told = os.environ.get('CLREPRO_PROGRESS')
+        if told:
+            file = open(told, 'a')
+            self.open.append(file)
+            self.sinks.append(lambda event: (file.write(json.dumps(event) + '\n'), file.flush()))
+        elif progress and (sys.stderr.isatty() or 'ipykernel' in sys.modules): self.add(Bar(), '__call__')
+
+    def add(self, sink, method: str) -> None:
+        self.open.append(sink)
+        self.sinks.append(getattr(sink, method))
+
+    def __enter__(self): return lambda event: [sink(event) for sink in self.sinks]
+
+    def __exit__(self, *error):
+        for sink in self.open: sink.close()
+
+# %% ../nbs/13_runs.ipynb #fb228b07
 def run(method,                 # a name of `known_methods()`, a class, or a dotted path
         stream,                 # likewise
         seeds=1,                # 10, '100-109', '3,5' or a list
@@ -279,29 +323,10 @@ def run(method,                 # a name of `known_methods()`, a class, or a dot
         jobs: int = 1,          # processes
         live: str = '',         # visdom, tensorboard, jsonl: any of them, with commas
         on_event=None,          # called with each event
+        progress: bool = True,  # a bar, on a terminal or in a notebook
         variant: str = 'main',  # name in the records
         **overrides,            # parameters of the method, the stream and the training
         ) -> list[dict]:        # a record a seed
     "Train `method` on `stream` for each of `seeds`, side by side; one record a seed. Raises UsageError, DataError."
     cell = Cell(method, stream, tuple(parse_seeds(seeds)), variant, overrides)
-    with watch(live, store or 'runs', on_event) as send: return execute([cell], store, device, data, jobs, on_event=send)
-
-class watch:
-    "Events to the live sinks, to `on_event`, and to the file that $CLREPRO_PROGRESS names."
-    def __init__(self, live: str, folder, on_event=None):
-        self.sinks = [on_event] if on_event else []
-        self.live = self.file = None
-        if live:
-            from clrepro.live import open_sinks
-            self.live = open_sinks(live, folder)
-            self.sinks.append(self.live.send)
-
-    def __enter__(self):
-        if os.environ.get('CLREPRO_PROGRESS'):
-            self.file = open(os.environ['CLREPRO_PROGRESS'], 'a')
-            self.sinks.append(lambda event: (self.file.write(json.dumps(event) + '\n'), self.file.flush()))
-        return lambda event: [sink(event) for sink in self.sinks]
-
-    def __exit__(self, *error):
-        if self.file: self.file.close()
-        if self.live: self.live.close()
+    with watch(live, store or 'runs', on_event, progress) as send: return execute([cell], store, device, data, jobs, on_event=send)

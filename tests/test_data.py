@@ -129,7 +129,8 @@ def test_changed_byte_is_found(copy, folder):
         last = file.read(1)[0]
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
-    message = f'{path} is damaged or missing: expected sha256 [0-9a-f]{{64}} .*found [0-9a-f]{{64}} .*Mend it with: clrepro data import'
+    found = 'expected sha256 [0-9a-f]{64} .*found [0-9a-f]{64} .*'
+    message = f'{path} is damaged or missing: {found}Mend it with: clrepro data import'
     with pytest.raises(DataError, match=message): data.load('own')
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     data.load('own')
@@ -143,8 +144,9 @@ def test_one_error_names_every_damaged_set(copy, folder, tmp_path):
     data.import_folder(write_set(tmp_path/'second', 'second', 1))
     (folder/'own'/'test_labels.npy').unlink()
     (folder/'second'/'meta.json').unlink()
-    with pytest.raises(DataError, match='own/test_labels.npy is damaged or missing.*found no file(.|\n)*second/meta.json is missing'):
-        data.verify()
+    with pytest.raises(DataError) as caught: data.verify()
+    first, second = str(caught.value).splitlines()
+    assert 'own/test_labels.npy' in first and 'found no file' in first and 'second/meta.json is missing' in second
     states = {row['name']: row['state'] for row in data.status()}
     assert states['own'] == states['second'] == 'damaged' and states['mnist'] == 'absent'
 
@@ -175,7 +177,9 @@ def test_full_disk(copy, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(data.shutil, 'disk_usage', lambda path: usage._replace(free=10))
         with pytest.raises(DiskError, match='own needs .* MB'): data.import_folder(copy)
-    program = "import sys; from clrepro import data\ntry: data.import_folder(sys.argv[1])\nexcept data.DiskError as e: sys.exit(str(e))"
+    program = ('import sys; from clrepro import data\n'
+               'try: data.import_folder(sys.argv[1])\n'
+               'except data.DiskError as error: sys.exit(str(error))')
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
     run = subprocess.run([sys.executable, '-c', program, str(copy)], capture_output=True, text=True, preexec_fn=limit)
     assert run.returncode == 1 and run.stderr.startswith(f'cannot write {folder/"own"}') and 'Traceback' not in run.stderr

@@ -45,7 +45,7 @@ def server():
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.files, server.asked, server.spoil = {}, [], lambda body: (len(body), body)
     server.url = f'http://127.0.0.1:{server.server_port}'
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -88,7 +88,8 @@ def test_spoilt(server, small, folder, spoil):
     facts, _ = small
     server.spoil = spoil
     (file, md5), *_ = facts['archives'].items()
-    with pytest.raises(DataError, match=f'{file}: expected md5 {md5}, found [0-9a-f]{{32}} .*import'): download.fetch('small', facts)
+    message = f'{file}: expected md5 {md5}, found [0-9a-f]{{32}} .*import'
+    with pytest.raises(DataError, match=message): download.fetch('small', facts)
     assert not data.installed() and not list((folder/'.download'/'small').iterdir())
     server.spoil = lambda body: (len(body), body)
     assert download.fetch('small', facts)
@@ -145,7 +146,7 @@ def test_server_that_says_nothing(monkeypatch):
 def test_name_that_is_never_looked_up(monkeypatch):
     "A look-up that hangs ends at the deadline."
     monkeypatch.setattr(download, 'CONNECT_SECONDS', .3)
-    monkeypatch.setattr(download.socket, 'create_connection', lambda *_: time.sleep(3))
+    monkeypatch.setattr(download.socket, 'create_connection', lambda *_: threading.Event().wait(3) or socket.socket())
     start = time.monotonic()
     with pytest.raises(DataError, match='no answer within 0.3 s'): download.get(['cifar100'], mirror='http://nowhere.invalid')
     assert time.monotonic() - start < 2.5
@@ -177,11 +178,11 @@ def test_cifar_archives(server, folder, tmp_path):
     labels, planes = np.arange(12) % 10, images.transpose(0, 3, 1, 2).reshape(12, -1)
     ten = np.concatenate([labels[:, None], planes], 1).astype(np.uint8)
     members = {f'cifar-10-batches-bin/data_batch_{i + 1}.bin': ten[2 * i:2 * i + 2].tobytes() for i in range(5)}
-    members |= {'cifar-10-batches-bin/test_batch.bin': ten[10:].tobytes(), '../../evil': b'x'}
+    members |= {'cifar-10-batches-bin/test_batch.bin': ten[10:].tobytes(), '../../escaped': b'x'}
     download.fetch('ten', offer(server, {'ten.tar.gz': tar(members)}, format='cifar10'))
     got = data.load('ten', 'real')
     assert (got.train_images == images[:10]).all() and got.test_labels.tolist() == [0, 1]
-    assert not list(tmp_path.parent.rglob('evil'))
+    assert not list(tmp_path.parent.rglob('escaped'))
 
     hundred = np.concatenate([np.full((12, 1), 19), labels[:, None] + 90, planes], 1).astype(np.uint8)
     members = {'cifar-100-binary/train.bin': hundred[:9].tobytes(), 'cifar-100-binary/test.bin': hundred[9:].tobytes()}

@@ -298,11 +298,11 @@ def figures(profile: str) -> dict:
         'fig8': seconds_bars,
     }
 
-# %% ../nbs/papers/bcl.ipynb #ebd16bd5
+# %% ../nbs/papers/bcl.ipynb #8cb11067
 LEDGER = (  # trap, what the reference does, what is done here, (method, variant) pair whose ACC difference is the effect
     ('T1', 'gradients are not cleared between inner and outer steps', '`accumulate`, on as released', (('bcl_dual', 'main'), ('bcl_dual', 'cleared'))),
     ('T2', 'held-out indices bar episodic slots of another buffer', '`legacy_filter`, off', (('bcl_dual', 'legacy_filter'), ('bcl_dual', 'main'))),
-    ('T3', '`n_val` is hard-coded 0.2', 'a field, 0 <= ρ < 1; effect of ρ = 0, nothing held out', (('bcl_dual', 'n_val_0'), ('bcl_dual', 'main'))),
+    ('T3', '`n_val` is hard-coded 0.2', 'a field, 0 <= ρ < 1; effect of ρ = 0: nothing held out, no outer step, two evaluations a batch instead of four', (('bcl_dual', 'n_val_0'), ('bcl_dual', 'main'))),
     ('T4', 'one held-out slot never leaves the first-batch branch', 'an explicit first-batch flag; a memory without a slot is refused', None),
     ('T5', "the KL term relies on a default reduction", 'the formula written out, tested by hand', None),
     ('T6', 'only the CUDA generator is seeded', 'one generator per (seed, purpose, task)', None),

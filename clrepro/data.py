@@ -100,7 +100,7 @@ def how_to_install(name: str) -> str:
     copy = 'clrepro data import DIR'
     return f'clrepro data get {name}, or from a copy: {copy}' if name in SETS else copy
 
-# %% ../nbs/02_data.ipynb #c368cad0
+# %% ../nbs/02_data.ipynb #cf18f12e
 def need_space(folder: Path, n_bytes: int, what: str):
     "Raise DiskError unless `n_bytes` are free where `folder` is or will be."
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -124,9 +124,11 @@ def _check_split(name: str, split: str, images: np.ndarray, labels: np.ndarray, 
         raise DataError(f'{where}: expected labels 0-{n_classes - 1}, found {labels.min()}-{labels.max()}')
 
 def _save(path: Path, array: np.ndarray) -> dict:
-    "Write one array; returns what `installed.json` says of the file."
+    "Write one array as .npy; returns what `installed.json` says of the file. (np.save is silent when the disk fills up at the end.)"
+    array = np.ascontiguousarray(array)
     with open(path, 'wb') as file:
-        np.save(file, array, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
         file.flush()
         os.fsync(file.fileno())
     return {'bytes': path.stat().st_size, 'mtime_ns': path.stat().st_mtime_ns, 'sha256': _file_hash(path)}
@@ -142,7 +144,7 @@ def _locked(folder: Path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/02_data.ipynb #9a979e2c
+# %% ../nbs/02_data.ipynb #9533c683
 def install(name: str,       # lower-case letters, digits, `_`, `-`
             splits: dict,    # {split: (images uint8 [N, ...], labels [N])}
             facts: dict,     # source, licence, lossless, note; `sha256` as expected, where known
@@ -177,10 +179,14 @@ def install(name: str,       # lower-case letters, digits, `_`, `-`
                 files = {f'{split}_{kind}.npy': _save(new/f'{split}_{kind}.npy', array) for split in SPLITS
                          for kind, array in zip(('images', 'labels'), (splits[split][0], splits[split][1].astype(np.int64)))}
                 atomic_write(new/'meta.json', json.dumps({'name': name, **entry}, indent=1) + '\n')
+                entry['files'] = files
                 if (folder/name).exists(): (folder/name).rename(old)
                 new.rename(folder/name)
-                entry['files'] = files
-                atomic_write(folder/'installed.json', json.dumps({**installed(folder), name: entry}, indent=1) + '\n')
+                try: atomic_write(folder/'installed.json', json.dumps({**installed(folder), name: entry}, indent=1) + '\n')
+                except DiskError:
+                    (folder/name).rename(new)
+                    if old.exists(): old.rename(folder/name)
+                    raise
     except OSError as error:
         raise DiskError(f'cannot write {folder/name}: {error.strerror or error}. '
                         f'Free some space, then: {how_to_install(name)}') from error

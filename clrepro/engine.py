@@ -116,7 +116,7 @@ class Checkpoint:
 
     def clear(self) -> None: self.path.unlink(missing_ok=True)
 
-# %% ../nbs/11_engine.ipynb #3854dca8
+# %% ../nbs/11_engine.ipynb #20107a06
 class Run:
     "One method on one stream, S seeds side by side. After `train`: `matrix` (S, T, T), `initial` (S, T), `seconds`, `losses`."
     clock = staticmethod(time.perf_counter)
@@ -157,14 +157,19 @@ class Run:
         every_task = range(self.stream.n_tasks)
         if saved is None: self.initial = self.evaluate(every_task)
         elif first == self.phases: self.method.load_state_dict(saved['method'])
+        for row in range(0 if self.method.joint else first): self.tell(row)
         for task in range(first, self.phases):
             self.train_task(task, step, saved)
             saved, step = None, 0
             row = self.stream.n_tasks - 1 if self.method.joint else task
             self.matrix[:, row] = self.evaluate(every_task)
-            self.on_event({'kind': 'task', 'task': row, 'accuracy': self.matrix[:, row].mean(0).tolist(), 'seconds': self.seconds})
+            self.tell(row)
         if self.checkpoint: self.checkpoint.save(self.state(self.phases, 0))
         return self
+
+    def tell(self, row: int) -> None:
+        "An event with a row of the accuracy matrix, mean over seeds."
+        self.on_event({'kind': 'task', 'task': row, 'accuracy': self.matrix[:, row].mean(0).tolist(), 'seconds': self.seconds})
 
     def batches(self, task: int) -> list[torch.Tensor]:
         "Positions of each batch of the task, epoch after epoch, on the device."

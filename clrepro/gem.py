@@ -54,7 +54,7 @@ def read(path) -> tuple[list, list]:   # (train_tasks, test_tasks), each [(descr
     return tuple([_check_task(path, f'{split} task {t}', task, first[1].shape[1:]) for t, task in enumerate(tasks)]
                  for split, tasks in (('train', train), ('test', test)))
 
-# %% ../nbs/06_gem.ipynb #10a05e96
+# %% ../nbs/06_gem.ipynb #dca6db54
 def write(path, train: list, test: list) -> Path:
     "Save tasks as one GEM file, whole or not at all. Raises DiskError."
     import torch
@@ -62,19 +62,23 @@ def write(path, train: list, test: list) -> Path:
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save([[list(task) for task in tasks] for tasks in (train, test)], temporary)
+        with open(temporary, 'wb') as file:   # given a path, torch.save is silent when the disk fills up at the very end
+            torch.save([[list(task) for task in tasks] for tasks in (train, test)], file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise DiskError(f'cannot write {path}: {error}. Free some space or choose another folder.') from error
     finally: temporary.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/06_gem.ipynb #3739c2d2
+# %% ../nbs/06_gem.ipynb #49e2e029
 KINDS = {'mnist_permutations': 23, 'mnist_rotations': 20, 'cifar100': 20}   # tasks unless said otherwise, validation included
 
 def _stream(kind: str, n_tasks: int, data: str):
     "All tasks of the kind as a stream of the one seed 0."
-    from clrepro.streams import PermutedStream, RotatedStream, SplitCifar100
+    from clrepro.splits import SplitCifar100
+    from clrepro.streams import PermutedStream, RotatedStream
     if kind == 'cifar100':
         if 100 % n_tasks: raise UsageError(f'{n_tasks} tasks: 100 classes do not divide evenly')
         return SplitCifar100([0], data=data, n_val_tasks=0, classes_per_task=100 // n_tasks)

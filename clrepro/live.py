@@ -36,7 +36,7 @@ def parse_live(live: str,   # '' | 'visdom' | 'tensorboard' | 'jsonl' | 'visdom:
         views[name] = (int(port) if colon else PORT) if name == 'visdom' else None
     return views
 
-# %% ../nbs/15_live.ipynb #570ea61a
+# %% ../nbs/15_live.ipynb #d3b22449
 POINTS, CURVES, SLOTS = 400, 12, 4
 COLOURS = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e377c2', '#7f7f7f', '#bcbd22', '#17becf',
            '#393b79', '#637939')
@@ -46,9 +46,11 @@ def mean(values):
     return None if not values or None in values else sum(values) / len(values)
 
 def seed_span(seeds: list[int]) -> str:
-    "`100-104` for consecutive seeds, else a comma list."
-    consecutive = len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds)))
-    return f'{seeds[0]}-{seeds[-1]}' if consecutive else ','.join(map(str, seeds))
+    "`100-104` for consecutive seeds, else a comma list; `100-104 x 3` where a grid of three points repeats them."
+    once = sorted(set(seeds))
+    consecutive = len(once) > 1 and once[-1] - once[0] == len(once) - 1
+    span = f'{once[0]}-{once[-1]}' if consecutive else ','.join(map(str, once))
+    return span if len(once) == len(seeds) else f'{span} x {len(seeds) // len(once)}'
 
 @dataclass
 class Cell:

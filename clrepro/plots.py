@@ -50,13 +50,13 @@ def ordered(methods) -> list[str]:
     "Known methods in the order of LOOKS, the others after them by name."
     return [m for m in LOOKS if m in methods] + sorted(set(methods) - set(LOOKS))
 
-# %% ../nbs/16_plots.ipynb #1e75ad8a
+# %% ../nbs/16_plots.ipynb #5363c268
 def _style() -> dict:
     import seaborn as sns
     return {**sns.axes_style('whitegrid'), **sns.plotting_context('paper', font_scale=1.05), 'font.family': 'sans-serif', 'font.sans-serif': ['DejaVu Sans'],
             'svg.hashsalt': 'clrepro', 'svg.fonttype': 'path', 'figure.constrained_layout.use': True, 'axes.spines.top': False,
             'axes.spines.right': False, 'axes.edgecolor': '.4', 'grid.color': '.9', 'axes.titlelocation': 'left', 'legend.frameon': False,
-            'lines.linewidth': 1.6, 'lines.markersize': 4.5, 'errorbar.capsize': 2.5}
+            'lines.linewidth': 1.6, 'lines.markersize': 5.5, 'errorbar.capsize': 2.5}
 
 def styled(draw):
     "Decorator: `draw` runs under the house style, whatever the user's own matplotlib settings are."
@@ -74,9 +74,16 @@ def styled(draw):
 def render(figure, form: str, metadata: dict | None = None, title: str = '', dpi: int = 150) -> bytes:
     "The bytes of `figure` as 'svg' or 'png', with `metadata` as JSON in its description."
     without = {'svg': {'Date': None, 'Creator': None}, 'png': {'Software': None}}[form]
+    _settle(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=dpi, metadata={**without, 'Title': title, 'Description': canonical(metadata or {})})
     return buffer.getvalue()
+
+def _settle(figure) -> None:
+    "Lay the figure out once: every further constrained layout would move things by a fraction of a pixel."
+    if figure.get_layout_engine() is None: return
+    figure.draw_without_rendering()
+    figure.set_layout_engine('none')
 
 def save(figure, folder, name: str,
          metadata: dict,  # hashes of what is shown (results.fingerprint); no time, no commit
@@ -90,17 +97,18 @@ def show(figure, dpi: int = 75):
     from IPython.display import Image
     return Image(render(figure, 'png', dpi=dpi), format='png', alt=figure.get_label() or None)
 
-# %% ../nbs/16_plots.ipynb #d39cb03c
+# %% ../nbs/16_plots.ipynb #72568406
 def _figure(width: float, height: float, columns: int = 1, caption: str = '', **options):
     "A figure and its row of axes; `caption` is its text for those who can't see it."
     from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), label=caption)
     return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
 
-def _seeds(counts) -> str:
-    "`n = 3 seeds`, or `n = 3-10 seeds` where arms differ."
+def _seeds(results: dict, counts) -> str:
+    "`n = 3 seeds`, or `n = 3–10 seeds` where arms differ; says where the data is a stand-in."
     low, high = min(counts), max(counts)
-    return f'n = {high} seed{"s" * (high > 1)}' if low == high else f'n = {low}–{high} seeds'
+    standin = ', stand-in data' if any(entry['standin'] for entry in results['data']) else ''
+    return f'n = {high if low == high else f"{low}–{high}"} seed{"s" * (high > 1)}{standin}'
 
 def _runs(results: dict, a, stream: str | None) -> list[dict]:
     "The runs of an arm. Raises UsageError where there are none."
@@ -140,7 +148,7 @@ def _points(axes, y: float, values: list, colour: str) -> None:
     offsets = [0.22 * ((i * 0.618) % 1 - 0.5) for i in range(len(values))]
     axes.plot(values, [y + o for o in offsets], linestyle='', marker='o', markersize=2.5, color=colour, alpha=0.55, markeredgewidth=0)
 
-# %% ../nbs/16_plots.ipynb #c856821b
+# %% ../nbs/16_plots.ipynb #37495009
 @styled
 def accuracy_curve(results: dict,
                    methods=None,              # all with a main run unless given
@@ -157,7 +165,7 @@ def accuracy_curve(results: dict,
         else: _line(axes, range(1, len(curves[0]) + 1), curves, method)
     for method, height in ceilings:
         axes.axhline(height, color=look(method)[1], linestyle=(0, (4, 2)), linewidth=1.2, label=f'{label(method)} (all tasks at once)')
-    axes.set(xlabel='tasks learned', ylabel='average accuracy on tasks seen (%)', title=f'mean ± std, {_seeds(counts)}')
+    axes.set(xlabel='tasks learned', ylabel='average accuracy on tasks seen (%)', title=f'mean ± std, {_seeds(results, counts)}')
     _whole_ticks(axes.xaxis)
     _legend_beside(axes)
     return figure
@@ -174,19 +182,19 @@ def first_task_curve(results: dict, methods=None, stream: str | None = None):
         counts.append(len(curves))
         _line(axes, range(len(curves[0])), curves, method)
     if not counts: raise UsageError('no method has an accuracy matrix with every row: nothing to draw')
-    axes.set(xlabel='task just learned', ylabel='accuracy on task 0 (%)', title=f'mean ± std, {_seeds(counts)}')
+    axes.set(xlabel='task just learned', ylabel='accuracy on task 0 (%)', title=f'mean ± std, {_seeds(results, counts)}')
     _whole_ticks(axes.xaxis)
     _legend_beside(axes)
     return figure
 
-# %% ../nbs/16_plots.ipynb #9fc06912
+# %% ../nbs/16_plots.ipynb #714defb3
 @styled
 def accuracy_heatmaps(results: dict, methods=None, stream: str | None = None):
     "The accuracy matrix R, mean over seeds, one panel a method, one colour scale for all."
     import numpy as np
     import seaborn as sns
     methods = _present(results, methods, stream)
-    figure, panels = _figure(2.7 * len(methods) + 0.7, 3.1, len(methods), 'Accuracy matrix, one panel a method', sharey=True)
+    figure, panels = _figure(2.7 * len(methods) + 0.7, 3.3, len(methods), 'Accuracy matrix, one panel a method', sharey=True)
     counts = []
     for axes, method in zip(panels, methods):
         rows = _curves(results, method, stream, matrix)
@@ -197,13 +205,15 @@ def accuracy_heatmaps(results: dict, methods=None, stream: str | None = None):
                     mask=np.isnan(R), annot_kws={'fontsize': 6}, xticklabels=1 if small else 5, yticklabels=1 if small else 5)
         axes.set(title=label(method), xlabel='task tested')
         axes.tick_params(length=0, labelrotation=0)
+        axes.grid(False)
     panels[0].set_ylabel('after learning task')
+    figure.suptitle(f'mean over {_seeds(results, counts)}', x=0.01, ha='left', fontsize='medium')
     bar = figure.colorbar(panels[-1].collections[0], ax=panels, shrink=0.85, pad=0.02)
-    bar.set_label(f'accuracy (%), mean over {_seeds(counts)}')
+    bar.set_label('accuracy (%)')
     bar.outline.set_visible(False)
     return figure
 
-# %% ../nbs/16_plots.ipynb #9070d139
+# %% ../nbs/16_plots.ipynb #5332997b
 @styled
 def bars(results: dict,
          items: dict,               # {label: method or (method, variant)}; the first is the reference
@@ -224,11 +234,11 @@ def bars(results: dict,
         left.annotate(f'{mean:.1f}', (max([*numbers, 0]), y), (4, 0), textcoords='offset points', va='center', fontsize=8)
         if name != reference: _difference(right, y, paired(by_seed, values[reference]), colour)
     left.set_yticks(range(len(items)), items)
-    left.set(xlabel=f'{metric.upper()} (%)', title=f'bar: mean, dots: {_seeds([len(v) for v in values.values()])}')
+    left.set(xlabel=f'{metric.upper()} (%)', title=f'bar: mean, dots: {_seeds(results, [len(v) for v in values.values()])}')
     left.margins(x=0.12)
     left.invert_yaxis()
     right.axvline(0, color='.4', linewidth=0.8)
-    right.set(xlabel=f'{metric.upper()} minus that of the first (points)', title='paired by seed, 95 % interval')
+    right.set(xlabel=f'difference to {reference} (points)', title='paired by seed, 95 % interval')
     for axes in (left, right): axes.grid(False, axis='y')
     return figure
 
@@ -241,7 +251,7 @@ def _difference(axes, y: float, by_seed: dict, colour: str) -> None:
     reach = [[mean - interval[0]], [interval[1] - mean]] if interval else None
     axes.errorbar(mean, y, xerr=reach, marker='D', markersize=4.5, color=colour, markeredgecolor='white', markeredgewidth=0.5)
 
-# %% ../nbs/16_plots.ipynb #1e2ae9d3
+# %% ../nbs/16_plots.ipynb #eb4d5e9c
 @styled
 def lines_at_equal_cost(results: dict,
                         points: dict,                # {cost: {label: method or (method, variant)}}
@@ -270,16 +280,16 @@ def lines_at_equal_cost(results: dict,
             x = xs[-1] + 1.6
         axes.set_xticks(list(ticks), ticks.values())
         axes.margins(x=0.12, y=0.2)
-        axes.set(ylabel=f'{metric.upper()} (%)')
+        axes.set(ylabel='FM (points), lower is better' if metric == 'fm' else f'{metric.upper()} (%)')
         axes.grid(False, axis='x')
-    panels[0].set_title(f'bold: {cost}; mean ± std, {_seeds(counts)}')
+    panels[0].set_title(f'bold: {cost}; mean ± std, {_seeds(results, counts)}')
     return figure
 
 def _values(table: Table, results: dict, a, metric: str, stream) -> list[float]:
     _runs(results, a, stream)
     return list(table.values(arm(a)[0], metric, arm(a)[1], stream).values())
 
-# %% ../nbs/16_plots.ipynb #c8bb8d85
+# %% ../nbs/16_plots.ipynb #9565c7ce
 @styled
 def seconds_bars(results: dict,
                  methods=None,
@@ -296,7 +306,7 @@ def seconds_bars(results: dict,
         rows = [(y, seconds[m][size]) for y, m in enumerate(methods) if size in seconds[m]]
         places = [y + (k - (len(sizes) - 1) / 2) * height for y, _ in rows]
         drawn = axes.barh(places, [s for _, s in rows], height=0.92 * height, color=(COLOURS[7], COLOURS[0], COLOURS[2], COLOURS[1])[k % 4], label=f'{size}')
-        axes.bar_label(drawn, fmt='%.2g', padding=3, fontsize=8)
+        axes.bar_label(drawn, fmt='%.3g', padding=3, fontsize=8)
     axes.set_yticks(range(len(methods)), map(label, methods))
     axes.invert_yaxis()
     axes.grid(False, axis='y')

@@ -26,7 +26,7 @@ from . import core
 from .core import ClreproError, DiskError, KernelError, UsageError, atomic_write, root
 from .papers import PROFILES, Paper, check, find, results_folder
 
-# %% ../nbs/19_reproduce.ipynb #695df491
+# %% ../nbs/19_reproduce.ipynb #5fc04270
 @dataclass
 class Plan:
     "One paper's run: every parameter, the state of its data, where results and the executed notebook go."
@@ -57,6 +57,9 @@ def data_state(paper: Paper, values: dict) -> dict:
 def plan(paper: Paper, given: dict, alone: bool = True) -> Plan:
     "Check the parameters, settle the folders; not `alone`, a paper gets its own folder in `out`. Raises UsageError, DataError."
     values = check(paper, given)
+    if values['profile'] == 'smoke':
+        if values['data'] == 'real': raise UsageError('profile smoke runs on stand-in data: --data real needs another profile')
+        values['data'] = 'standin'
     data = data_state(paper, values)
     whole = 'stand-in' not in data.values() and not any(values[name] for name in ('methods', 'streams', 'overrides'))
     profile = values['profile']
@@ -82,43 +85,38 @@ def _keep_higher(results: Path, profile: str) -> None:
         raise UsageError(f'{results} holds profile {held}, which profile {profile} must not overwrite. '
                          'Choose another folder with --out.')
 
-# %% ../nbs/19_reproduce.ipynb #5371ed91
+# %% ../nbs/19_reproduce.ipynb #dc6086a9
 @dataclass
 class Tally:
     "What the events so far amount to."
-    cells: dict = field(default_factory=dict)   # {cell: [step, n_steps]}
-    ended: set = field(default_factory=set)
-    n_cells: int = 0                            # of the whole run, 0: not said
-    n_steps: int = 0
+    cost: dict = field(default_factory=dict)   # {cell: work to expect}
+    done: dict = field(default_factory=dict)   # {cell: the share that is done}
     latest: str = ''
+    steps: str = ''                            # of the latest cell
 
     def update(self, event: dict) -> None:
         "Take in one event of kind plan, start, loss, task or end."
-        if event['kind'] == 'plan': self.n_cells, self.n_steps = event['n_cells'], event['n_steps']
+        if event['kind'] == 'plan': self.cost |= event['cells']
         if 'cell' not in event: return
-        self.latest = event['cell']
-        progress = self.cells.setdefault(self.latest, [0, 0])
-        progress[1] = event.get('n_steps', progress[1])
-        if event['kind'] == 'loss': progress[0] = event['step']
-        if event['kind'] == 'end':
-            progress[0] = progress[1]
-            self.ended.add(self.latest)
+        cell, kind = event['cell'], event['kind']
+        self.cost.setdefault(cell, 1)
+        if kind == 'loss':
+            step, n_steps = event['step'], event['n_steps']
+            self.latest, self.steps, self.done[cell] = cell, f'{step}/{n_steps}', step / n_steps
+        if kind == 'end': self.done[cell] = 1
 
     @property
-    def steps(self) -> tuple[int, int]:
-        "Steps done, and steps in all as far as is known."
-        done, known = (sum(column) for column in zip(*self.cells.values())) if self.cells else (0, 0)
-        return done, max(self.n_steps, known)
+    def share(self) -> float:
+        "How much of the work planned so far is done, 0 to 1."
+        return sum(self.cost[cell] * done for cell, done in self.done.items()) / (sum(self.cost.values()) or 1)
 
+    @property
     def line(self) -> str:
-        done, total = self.steps
-        part = f'{done / total:4.0%}' if total else '  …'
-        return f'{part}  {self.cells_line}  {done}/{total} steps  {self.latest}'
+        if not self.cost: return 'preparing'
+        ended = sum(done == 1 for done in self.done.values())
+        return f'{ended}/{len(self.cost)} cells  {self.latest} {self.steps}'.rstrip()
 
-    @property
-    def cells_line(self) -> str: return f'{len(self.ended)}/{max(self.n_cells, len(self.cells))} cells'
-
-# %% ../nbs/19_reproduce.ipynb #5788beae
+# %% ../nbs/19_reproduce.ipynb #916bfd41
 class Progress(threading.Thread):
     "Follows a file of events and shows them on `screen` until stopped."
     def __init__(self, path: Path, label: str, screen, interval: float = 5.0):
@@ -141,10 +139,11 @@ class Progress(threading.Thread):
         "A function that brings the display up to date."
         if self.screen.isatty():
             from tqdm import tqdm
-            with tqdm(desc=self.label, unit='step', file=self.screen, leave=False, dynamic_ncols=True) as bar:
+            look = '{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}'
+            with tqdm(desc=self.label, total=1, bar_format=look, file=self.screen, leave=False, dynamic_ncols=True) as bar:
                 def show():
-                    bar.n, bar.total = self.tally.steps
-                    bar.set_postfix_str(f'{self.tally.cells_line} {self.tally.latest}')
+                    bar.n = self.tally.share
+                    bar.set_postfix_str(self.tally.line)
                 yield show
         else:
             due = [self.started + self.interval]
@@ -153,7 +152,7 @@ class Progress(threading.Thread):
                 if now < due[0]: return
                 due[0] = now + self.interval
                 elapsed = timedelta(seconds=int(now - self.started))
-                print(f'{self.label}  {self.tally.line()}  {elapsed}', file=self.screen, flush=True)
+                print(f'{self.label}  {self.tally.share:4.0%}  {self.tally.line}  {elapsed}', file=self.screen, flush=True)
             yield show
 
     def __enter__(self):

@@ -64,22 +64,28 @@ def configure(paper: str, **given) -> Config:
                   tuple(parse_seeds(values['seeds'])) if values['seeds'] else (), values['live'], Path(values['out']), names('methods'),
                   names('streams'), names('only'), names('stages'), values['jobs'], values['fresh'], values['overrides'])
 
-# %% ../nbs/19b_study.ipynb #969f0a5c
+# %% ../nbs/19b_study.ipynb #76ee5815
 class Study:
-    """Runs plans of one config, one after the other, and writes what came out.
+    """Runs plans of one config, one after the other, and writes what came out: `with Study(config) as study: …`.
 
-    `rows` are the records so far; `finish` makes results.json, runs.csv, table.md and the figures.
+    `rows` are the records so far; `finish` makes results.json, runs.csv and table.md.
     """
     def __init__(self, config: Config):
         self.config, self.rows, self.selection = config, [], []
+        self.watch = watch(config.live, config.out, progress=True)
         self.began, self.started = time.perf_counter(), datetime.now(UTC).isoformat(timespec='seconds')
+
+    def __enter__(self):
+        self.send = self.watch.__enter__()
+        return self
+
+    def __exit__(self, *error): self.watch.__exit__(*error)
 
     def records(self, cells) -> list[dict]:
         "Run a plan, skipping what is recorded."
         config = self.config
-        with watch(config.live, config.out, progress=True) as send:
-            return execute(cells, root()/'runs'/config.paper, config.device, config.data, config.jobs, config.fresh,
-                           lambda event: send({'paper': config.paper} | event))
+        return execute(cells, root()/'runs'/config.paper, config.device, config.data, config.jobs, config.fresh,
+                       lambda event: self.send({'paper': config.paper} | event))
 
     def run(self, cells) -> None:
         "Run the cells whose records belong into the results."

@@ -170,20 +170,26 @@ def test_standin_warns_once_a_process(monkeypatch, capsys):
     with pytest.raises(DataError, match='cifar10 is not installed'): data.load('cifar10', 'real')
 
 
-def test_full_disk(copy, folder, monkeypatch):
-    "Too little space is refused before writing; a disk that fills up meanwhile leaves the installed set and no litter."
-    data.import_folder(copy)
-    usage = data.shutil.disk_usage(folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(data.shutil, 'disk_usage', lambda path: usage._replace(free=10))
-        with pytest.raises(DiskError, match='own needs .* MB'): data.import_folder(copy)
+def test_too_little_space_is_refused_before_writing(copy, folder, monkeypatch):
+    usage = data.shutil.disk_usage(copy)
+    monkeypatch.setattr(data.shutil, 'disk_usage', lambda path: usage._replace(free=10))
+    with pytest.raises(DiskError, match='own needs .* MB'): data.import_folder(copy)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize('limit, file', [(100, 'own'), (1600, 'own'), (1700, 'installed.json')])
+def test_disk_that_fills_up(copy, folder, tmp_path, limit, file):
+    "Wherever in a file the space ends, the set installed before is whole and there is no litter. (Largest array: 1628 bytes.)"
+    data.import_folder(write_set(tmp_path/'second', 'second'))
+    data.import_folder(write_set(tmp_path/'old', 'own', 1))
+    before = data.load('own').entry()
     program = ('import sys; from clrepro import data\n'
                'try: data.import_folder(sys.argv[1])\n'
                'except data.DiskError as error: sys.exit(str(error))')
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
-    run = subprocess.run([sys.executable, '-c', program, str(copy)], capture_output=True, text=True, preexec_fn=limit)
-    assert run.returncode == 1 and run.stderr.startswith(f'cannot write {folder/"own"}') and 'Traceback' not in run.stderr
-    assert data.verify() and not list(folder.glob('.new-*'))
+    no_more = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    run = subprocess.run([sys.executable, '-c', program, str(copy)], capture_output=True, text=True, preexec_fn=no_more)
+    assert run.returncode == 1 and run.stderr.startswith(f'cannot write {folder/file}') and 'Traceback' not in run.stderr
+    assert data.load('own').entry() == before and data.verify() and not list(folder.glob('.new-*'))
 
 
 def test_litter_of_a_killed_import_is_swept(copy, folder):

@@ -9,7 +9,7 @@ import torch
 
 from clrepro import gem
 from clrepro.core import DataError, DiskError
-from clrepro.streams import STREAMS
+from clrepro.splits import STREAMS
 
 
 class Hostile:
@@ -17,6 +17,7 @@ class Hostile:
     def __reduce__(self): return os.system, (f'touch {self.path}',)
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 @pytest.mark.parametrize('save', [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))], ids=['torch', 'pickle'])
 def test_nothing_is_executed(tmp_path, save):
     save([Hostile(tmp_path/'executed'), []], tmp_path/'file.pt')
@@ -53,13 +54,19 @@ def test_size_is_said_first_and_refused_beyond_the_disk(tmp_path, monkeypatch, c
 
 
 def test_disk_that_fills_up_leaves_no_file(tmp_path):
-    program = ('import resource, sys, torch; from clrepro import gem; from clrepro.core import DiskError\n'
-               'tasks = [[0, torch.rand(50, 784), torch.zeros(50).long()]]\n'
-               'resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n'
-               'try: gem.write(sys.argv[1], tasks, tasks)\n'
-               'except DiskError as error: sys.exit(str(error))')
+    "Wherever in the file the space ends, the last byte included."
+    program = ('import os, resource, sys, torch; from clrepro import gem; from clrepro.core import DiskError\n'
+               'tasks, path = [[0, torch.rand(50, 784), torch.zeros(50).long()]], sys.argv[1]\n'
+               'size = gem.write(path, tasks, tasks).stat().st_size\n'
+               'os.unlink(path)\n'
+               'for missing in (1, 100, 5000, size - 10):\n'
+               '    resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, size))\n'
+               '    try: gem.write(path, tasks, tasks)\n'
+               '    except DiskError as error: print(error)')
     run = subprocess.run([sys.executable, '-c', program, tmp_path/'a.pt'], capture_output=True, text=True)
-    assert run.returncode == 1 and run.stderr.startswith(f'cannot write {tmp_path/"a.pt"}') and not list(tmp_path.iterdir())
+    lines = run.stdout.splitlines()
+    assert len(lines) == 4 and all(line.startswith(f'cannot write {tmp_path/"a.pt"}') for line in lines), run.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_stream_reads_what_was_written(tmp_path):

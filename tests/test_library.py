@@ -140,7 +140,8 @@ def test_float32_seeds_in_company_equal_seeds_alone():
 def test_core_needs_only_torch_and_numpy():
     "What a bare GPU machine has is enough to import and run the library on stand-in free data."
     code = ('import sys\n'
-            'for name in ("matplotlib", "seaborn", "scipy", "sklearn", "pandas", "papermill", "visdom", "tqdm", "nbdev", "fastcore", "torchvision", "kornia"):\n'
+            'for name in ("matplotlib", "seaborn", "scipy", "sklearn", "pandas", "papermill", "visdom", "tqdm", "nbdev", "fastcore",\n'
+            '             "torchvision", "kornia"):\n'
             '    sys.modules[name] = None\n'
             'import clrepro, clrepro.bcl, clrepro.runs, clrepro.streams, clrepro.metrics, clrepro.records\n'
             'print(len(clrepro.run("er", "split", dataset="cifar10", data="standin", seeds=1, n_tasks=2, use=20, n_test=20, hidden=(8,))))')
@@ -151,3 +152,14 @@ def test_core_needs_only_torch_and_numpy():
 def test_wrong_names_say_what_is_valid():
     with pytest.raises(UsageError, match="Did you mean 'bcl_dual'"): clrepro.run('bcl_duel', 'permuted_mnist')
     with pytest.raises(UsageError, match='Valid: .*permuted_mnist'): clrepro.run('er', 'permuted_mnits')
+
+
+def test_a_user_file_in_gem_format_runs(tmp_path):
+    from clrepro.gem import convert
+    convert('mnist_permutations', tmp_path, n_tasks=5, val_tasks=3, use=80, data='standin')
+    file = dict(data_path=str(tmp_path), data_file='mnist_permutations-cl.pt', hidden=(16,))
+    records = clrepro.run('bcl_dual', 'gem_file', seeds=2, n_memories=20, **file)
+    assert [len(r['accuracy_matrix']) for r in records] == [2, 2] and records[0]['config']['stream']['data_file'] == 'mnist_permutations-cl.pt'
+    assert records[0]['data'][0]['name'] == 'mnist_permutations-cl.pt' and len(records[0]['data'][0]['sha256']['train']) == 64
+    [joint] = clrepro.run('offline', 'gem_file', seeds=1, **file)
+    assert joint['stored_samples'] == 160 and joint['memory_bytes'] == 160 * (784 * 4 + 8)

@@ -1,0 +1,6 @@
+"python -m clrepro"
+import sys
+
+from .cli import main
+
+sys.exit(main())

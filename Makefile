@@ -49,7 +49,7 @@ live: setup  ## start the visdom server for live plots on 127.0.0.1
 	$(BIN)/clrepro live
 
 lab: setup  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
 export: setup  ## write clrepro/ from the notebooks
 	$(BIN)/nbdev_export
@@ -57,16 +57,15 @@ export: setup  ## write clrepro/ from the notebooks
 clean-nb: setup  ## strip the notebooks of execution counts and editor metadata
 	$(BIN)/nbdev_clean
 
-check: setup  ## what must leave no diff and no complaint: clean, export, ruff, mypy
+check: setup  ## what must leave no diff and no complaint: clean, export, ruff
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	git diff --exit-code --stat -- nbs clrepro
 	$(BIN)/ruff check .
-	$(BIN)/mypy clrepro
 
 pins: setup  ## resolve constraints.txt anew from the ranges in settings.ini
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --build-constraints constraints.txt \
 	  --extra dev --no-annotate --no-header pyproject.toml -o constraints.txt
 
 clean:  ## remove the environment and the git-ignored outputs (not data/ and not runs/)
-	rm -rf $(VENV) out clrepro.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) out clrepro.egg-info .pytest_cache .ruff_cache

@@ -66,7 +66,7 @@ def difference(metric: str,
         return paired({seed: factor * x for seed, x in first.items()}, value(metric, b, stream)(table))
     return quantity
 
-# %% ../nbs/14_claims.ipynb #1520f916
+# %% ../nbs/14_claims.ipynb #e7028e6f
 KINDS = ('inequality', 'reported', 'open', 'diagnostic', 'exact')
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Claim:
     id: str
     statement: str
     quantity: Quantity               # Table -> {seed: value}
-    margin: float | None = None      # inequality: smallest value that holds; reported: half the width of the band around the paper's value
+    margin: float | None = None      # inequality: smallest value that holds; reported: half width of the band around it
     kind: str = 'inequality'         # one of KINDS
     reported: float | None = None    # the paper's value (exact: the value expected); None: not available
     source: str = ''                 # where it stands
@@ -83,11 +83,11 @@ class Claim:
 
     def __post_init__(self):
         if self.kind not in KINDS: raise UsageError(f'claim {self.id}: {closest(self.kind, KINDS, "kind")}')
-        needs_margin = self.kind == 'inequality' or (self.kind == 'reported' and self.reported is not None)
-        if needs_margin and self.margin is None: raise UsageError(f'claim {self.id}: kind {self.kind} needs a margin, declared before the run')
-        if self.kind in ('open', 'diagnostic', 'exact') and self.margin is not None:
-            raise UsageError(f'claim {self.id}: kind {self.kind} asserts no margin')
-        if self.kind == 'exact' and self.reported is None: raise UsageError(f'claim {self.id}: kind exact needs the expected value in `reported`')
+        asserts = self.kind == 'inequality' or (self.kind == 'reported' and self.reported is not None)
+        for wrong, problem in ((asserts and self.margin is None, 'needs a margin, declared before the run'),
+                               (self.kind in ('open', 'diagnostic', 'exact') and self.margin is not None, 'asserts no margin'),
+                               (self.kind == 'exact' and self.reported is None, 'needs the expected value in `reported`')):
+            if wrong: raise UsageError(f'claim {self.id}: kind {self.kind} {problem}')
 
 # %% ../nbs/14_claims.ipynb #bd3a961a
 def t_interval(values) -> list[float] | None:
@@ -99,7 +99,7 @@ def t_interval(values) -> list[float] | None:
     half = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
     return [round(mean - half, 9), round(mean + half, 9)]
 
-# %% ../nbs/14_claims.ipynb #f4de2401
+# %% ../nbs/14_claims.ipynb #9fb90685
 def judge(kind: str,                       # one of KINDS
           values: dict,                    # {seed: value}
           margin: float | None = None,     # inequality: the bound; reported: the band's half width
@@ -110,7 +110,7 @@ def judge(kind: str,                       # one of KINDS
           ) -> dict:
     "{ours, ci95, n, margin, verdict} of one claim."
     numbers = list(values.values())
-    row = {'ours': None, 'ci95': None, 'n': len(numbers), 'margin': margin}
+    row: dict = {'ours': None, 'ci95': None, 'n': len(numbers), 'margin': margin}
     if not numbers: return {**row, 'verdict': 'not run'}
     row['ours'] = round(min(numbers) if every_seed else statistics.fmean(numbers), 9)
     row['ci95'] = None if every_seed else t_interval(numbers)
@@ -130,7 +130,7 @@ def _verdict(kind: str, row: dict, numbers: list, reported, standin: bool, scale
     if -row['margin'] <= low and high <= row['margin']: return 'reproduced'
     return 'not reproduced' if high < -row['margin'] or low > row['margin'] else 'undecided'
 
-# %% ../nbs/14_claims.ipynb #c65141aa
+# %% ../nbs/14_claims.ipynb #278a310f
 def evaluate(claims: list[Claim],
              runs: list[dict],       # run rows of a results.json
              standin: bool = False,  # any of the data is a stand-in
@@ -138,7 +138,8 @@ def evaluate(claims: list[Claim],
              ) -> list[dict]:
     "Rows {id, statement, kind, reported, source, ours, ci95, n, margin, verdict}. Raises UsageError when two claims share an id."
     ids = [claim.id for claim in claims]
-    if len(set(ids)) < len(ids): raise UsageError(f'two claims share an id: {", ".join(sorted({i for i in ids if ids.count(i) > 1}))}')
+    twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice: raise UsageError(f'two claims share an id: {", ".join(twice)}')
     table = Table(runs)
     return [{'id': c.id, 'statement': c.statement, 'kind': c.kind, 'reported': c.reported, 'source': c.source,
              **judge(c.kind, c.quantity(table), c.margin, c.reported, c.every_seed, standin, scaled)} for c in claims]

@@ -28,7 +28,7 @@ def setting(text: str) -> tuple:
     try: return name, ast.literal_eval(value)
     except (ValueError, SyntaxError): return name, value
 
-# %% ../nbs/21_cli.ipynb #a0094649
+# %% ../nbs/21_cli.ipynb #221ec1ff
 ABOUT = 'Continual-learning papers replicated in notebooks, from a clean clone to a verdict.'
 EXIT_CODES = ('Exit codes: 0 ok, 1 several papers failed in different ways, or anything else, 2 usage, 3 data, 4 disk, '
               '5 a cell failed or a kernel died, 130 interrupted.')
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     option(sub, '--dry-run', 'only print what would run: parameters, data, expected minutes, folders', 'off', action='store_true')
     option(sub, '--write-back', "copy the outputs into the paper's own notebook, sources untouched", 'off', action='store_true')
 
-    command('report', run_report, 'build a page of all results')
+    command('report', run_report, 'build a page of the results in figures/, bring the tables in README.md up to date')
 
     sub = command('compare', run_compare, 'paired differences and changed verdicts between two results')
     sub.add_argument('a', metavar='A', help='a results.json, or its folder')
@@ -135,7 +135,7 @@ def columns(rows, indent: str = '') -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [(indent + '  '.join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip() for row in rows]
 
-# %% ../nbs/21_cli.ipynb #7812e38e
+# %% ../nbs/21_cli.ipynb #ac0a81e3
 def run_reproduce(args) -> int:
     "Run papers."
     names = 'profile', 'device', 'seeds', 'data', 'methods', 'streams', 'only', 'stages', 'live', 'out', 'jobs'
@@ -147,13 +147,15 @@ def run_reproduce(args) -> int:
     return reproduce(args.papers, given, args.dry_run, args.write_back)
 
 def run_report(args) -> None:
-    "Build the page."
-    from clrepro.report import build
+    "Build the page, bring the README's generated blocks up to date."
+    from clrepro.report import build, update_readme
     print(build())
+    if not update_readme(): print('README.md: generated blocks brought up to date')
 
 def run_compare(args) -> None:
     "Compare two results."
-    from clrepro.results import compare, load
+    from clrepro.results import load
+    from clrepro.tables import compare
     print(compare(load(args.a), load(args.b)))
 
 def run_doctor(args) -> int:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from .core import ClreproError, root
 from .papers import find
 
-# %% ../nbs/20b_doctor.ipynb #127938b6
+# %% ../nbs/20b_doctor.ipynb #7147a85f
 class Finding(NamedTuple):
     "One line of the table."
     what: str
@@ -34,7 +34,7 @@ def packages() -> Finding:
     from configparser import ConfigParser
     config = ConfigParser(delimiters=['='])
     config.read(root()/'settings.ini', encoding='utf-8')
-    names = [re.match(r'[\w.-]+', text).group() for text in config.get('DEFAULT', 'requirements', fallback='').split()]
+    names = re.findall(r'(?:^|\s)([\w.-]+)', config.get('DEFAULT', 'requirements', fallback=''))
     missing = [name for name in names if not _version(name)]
     if missing: return Finding('packages', 'problem', f'missing: {", ".join(missing)}', 'make setup')
     pinned = _pins()

@@ -27,9 +27,9 @@ def acc(R) -> float | None:
     "Average accuracy: mean over all tasks after the last one."
     return _mean(matrix(R)[-1])
 
-# %% ../nbs/10_metrics.ipynb #a4bea43f
+# %% ../nbs/10_metrics.ipynb #713a9161
 def fm(R) -> float | None:
-    "Forgetting: best accuracy before the last task minus the final one, mean over the earlier tasks; lower is better, can be negative."
+    "Forgetting: best accuracy before the last task minus the final one, mean over the earlier tasks; can be negative."
     R = matrix(R)
     return _mean(R[:-1, :-1].max(0) - R[-1, :-1]) if len(R) > 1 else None
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Config', 'configure', 'Study', 'stored_results', 'draw']
 
-# %% ../nbs/19b_study.ipynb #0f3315ff
+# %% ../nbs/19b_study.ipynb #5770f578
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +16,9 @@ from .core import UsageError, atomic_write, parse_seeds, root
 from .engine import Training
 from .papers import PAPERS
 from .reproduce import plan
-from .results import assemble, fingerprint, load, provenance, runs_csv, save, table_md
+from .results import assemble, fingerprint, load, provenance, save
 from .runs import Cell, execute, known_methods, known_streams, resolve, resolve_device, watch
+from .tables import runs_csv, table_md
 
 # %% ../nbs/19b_study.ipynb #efdc03bc
 @dataclass(frozen=True)

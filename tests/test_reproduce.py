@@ -116,6 +116,25 @@ def test_dead_kernel_is_one_line_and_leaves_no_worker(register, tmp_path, capsys
     assert re.search(r'^clrepro: dead: the kernel died \(signal 9\) in the cell .*same command goes on', said, re.M) and 'Traceback' not in said
     assert gone(int(pids.read_text()))
 
+@pytest.mark.parametrize('failures, code', [(1, 0), (2, 5)])
+def test_kernel_that_does_not_start_is_tried_once_more(register, tmp_path, monkeypatch, capsys, failures, code):
+    import papermill
+    real, tries = papermill.execute_notebook, []
+    def execute(*args, **options):
+        tries.append(args)
+        if len(tries) <= failures: raise RuntimeError('Kernel died before replying to kernel_info')
+        return real(*args, **options)
+    monkeypatch.setattr(papermill, 'execute_notebook', execute)
+    register('toy')
+    assert reproduce([], {'out': str(tmp_path/'out')}) == code and len(tries) == 2
+    assert ('clrepro: toy: no kernel starts: Kernel died' in capsys.readouterr().err) == bool(code)
+
+def test_folder_that_cannot_be_written(register, tmp_path, capsys):
+    register('toy')
+    (tmp_path/'file').write_text('')
+    assert reproduce([], {'out': str(tmp_path/'file'/'out')}) == 4
+    assert re.search('clrepro: toy: cannot write .*file.*choose another folder with --out', capsys.readouterr().err)
+
 @pytest.fixture
 def small_disk(tmp_path):
     "A file system of 256 kB."
@@ -155,7 +174,8 @@ def test_signal_stops_kernel_and_workers(register, tmp_path, number):
                                f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{worker.pid}}\\n')\n"
                                'time.sleep(600)')
     with open(tmp_path/'stderr', 'w') as stderr:
-        process = subprocess.Popen([sys.executable, '-c', RUN, str(notebook), str(tmp_path/'out')], stderr=stderr)
+        process = subprocess.Popen([sys.executable, '-c', RUN, str(notebook), str(tmp_path/'out')], stderr=stderr,
+                                   env=os.environ | {'TMPDIR': str(tmp_path)})
     until = time.monotonic() + 60
     while not (pids.exists() and pids.read_text().endswith('\n')) and time.monotonic() < until: time.sleep(0.1)
     kernel, worker = map(int, pids.read_text().split())

@@ -1,0 +1,54 @@
+"""The paper's notebook from end to end on stand-in data: finite, above chance, everything written, redrawn byte for byte."""
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+CLI = [sys.executable, '-m', 'clrepro']
+
+
+@pytest.fixture(scope='module')
+def smoke(tmp_path_factory):
+    out = tmp_path_factory.mktemp('smoke')
+    began = time.monotonic()
+    done = subprocess.run([*CLI, 'reproduce', 'bcl', '--profile', 'smoke', '--device', 'cpu', '--fresh', '--out', str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out, done, time.monotonic() - began
+
+
+def test_results(smoke):
+    out, done, seconds = smoke
+    results = json.loads((out/'results.json').read_text())
+    assert results['schema'] == 1 and results['profile'] == 'smoke' and all(entry['standin'] for entry in results['data'])
+    assert {run['method'] for run in results['runs']} == {'finetune', 'er', 'kdr', 'bcl_single', 'bcl_dual', 'offline'}
+    for run in results['runs']:
+        values = [v for row in run['accuracy_matrix'] if row for v in row] + run['initial_accuracy'] + [run['metrics']['acc'], run['seconds']]
+        assert all(map(math.isfinite, values)) and run['metrics']['acc'] > 0.2, run['method']  # chance is 0.1
+    assert {claim['verdict'] for claim in results['claims']} == {'not comparable'}
+    assert 'STAND-IN' in done.stdout.strip().splitlines()[-1] and seconds < 60
+
+
+def test_files(smoke):
+    names = {path.name for path in smoke[0].iterdir()}
+    assert {'results.json', 'table.md', 'runs.csv', 'bcl.ipynb', *(f'fig{i}.{kind}' for i in (1, 2, 3) for kind in ('svg', 'png'))} <= names
+    assert (smoke[0]/'bcl.ipynb').stat().st_size < 300_000
+
+
+def test_redrawn_figures_are_the_same_bytes(smoke):
+    out = smoke[0]
+    before = {path.name: path.read_bytes() for path in out.glob('fig*')}
+    for path in out.glob('fig*'): path.unlink()
+    subprocess.run([*CLI, 'reproduce', 'bcl', '--profile', 'smoke', '--device', 'cpu', '--stages', 'figures', '--out', str(out)], check=True,
+                   capture_output=True, env=os.environ | {'PYTHONHASHSEED': '7'})
+    assert {path.name: path.read_bytes() for path in out.glob('fig*')} == before
+
+
+def test_the_verdict_box_is_filled_in(smoke):
+    notebook = json.loads((smoke[0]/'bcl.ipynb').read_text())
+    [box] = [cell for cell in notebook['cells'] if 'verdict-box' in cell['metadata'].get('tags', [])]
+    shown = ''.join(box['outputs'][0]['data']['text/markdown'])
+    assert 'smoke' in shown and 'not comparable' in shown

@@ -48,7 +48,7 @@ class Paper:
     @property
     def figures(self) -> list[str]: return [figure for experiment in self.experiments for figure in experiment.figures]
 
-# %% ../nbs/18_papers.ipynb #04470001
+# %% ../nbs/18_papers.ipynb #510d2e39
 PAPERS = {paper.name: paper for paper in (
     Paper('bcl', 'Bilevel Continual Learning',
           'Quang Pham, Doyen Sahoo, Chenghao Liu, Steven C. H. Hoi. Bilevel Continual Learning. arXiv:2007.15553, 2020.',
@@ -59,7 +59,7 @@ PAPERS = {paper.name: paper for paper in (
            Experiment('ablations', ('fig7',), 'BCL-Dual without its parts (study, full)'),
            Experiment('cost', ('fig8',), 'seconds a seed and method (study, full)')),
           data=('mnist',), modules=('streams', 'splits', 'methods', 'bcl', 'engine'),
-          minutes={'smoke': 0.3, 'quick': 3, 'study': 30, 'full': 60}),
+          minutes={'smoke': 0.3, 'quick': 1, 'study': 8, 'full': 60}),
 )}
 
 def find(names=()) -> list[Paper]:

@@ -26,7 +26,7 @@ from . import core
 from .core import ClreproError, DiskError, KernelError, UsageError, atomic_write, root
 from .papers import PROFILES, Paper, check, find, results_folder
 
-# %% ../nbs/19_reproduce.ipynb #5fc04270
+# %% ../nbs/19_reproduce.ipynb #f823963d
 @dataclass
 class Plan:
     "One paper's run: every parameter, the state of its data, where results and the executed notebook go."
@@ -61,7 +61,8 @@ def plan(paper: Paper, given: dict, alone: bool = True) -> Plan:
         if values['data'] == 'real': raise UsageError('profile smoke runs on stand-in data: --data real needs another profile')
         values['data'] = 'standin'
     data = data_state(paper, values)
-    whole = 'stand-in' not in data.values() and not any(values[name] for name in ('methods', 'streams', 'overrides'))
+    part = any(values[name] for name in ('methods', 'streams', 'overrides')) or (values['only'] and 'run' in values['stages'])
+    whole = 'stand-in' not in data.values() and not part
     profile = values['profile']
     if values['out']:
         out = Path(values['out']).absolute()

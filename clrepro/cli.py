@@ -135,13 +135,14 @@ def columns(rows, indent: str = '') -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [(indent + '  '.join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip() for row in rows]
 
-# %% ../nbs/21_cli.ipynb #ac0a81e3
+# %% ../nbs/21_cli.ipynb #4c0cd0c5
 def run_reproduce(args) -> int:
     "Run papers."
     names = 'profile', 'device', 'seeds', 'data', 'methods', 'streams', 'only', 'stages', 'live', 'out', 'jobs'
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.fresh: given['fresh'] = True
-    if args.settings: given['overrides'] = dict(map(setting, args.settings))
+    if args.settings: given['overrides'] = {name: os.path.abspath(value) if name.endswith('data_path') and isinstance(value, str) else value
+                                            for name, value in map(setting, args.settings)}
     for paper in find(args.papers): check(paper, given)
     from clrepro.reproduce import reproduce
     return reproduce(args.papers, given, args.dry_run, args.write_back)

@@ -98,7 +98,7 @@ class Method(Configured):
         for name, count in (('grad_evals', 1), ('rows', rows), ('replayed_rows', replayed)): self.counts[name] += count
         return torch.autograd.grad(loss.sum(), self.params)
 
-# %% ../nbs/09_methods.ipynb #41a26309
+# %% ../nbs/09_methods.ipynb #8f9e83a7
 class Finetune(Method):
     "Plain SGD on the stream (`single` in the reference)."
     name = 'finetune'
@@ -127,6 +127,12 @@ class Offline(Finetune):
 
     @property
     def memory_bytes(self): return self.stored * self.row_bytes
+
+    def state_dict(self): return super().state_dict() | {'row_bytes': self.row_bytes}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.row_bytes = state['row_bytes']
 
 # %% ../nbs/09_methods.ipynb #2806699e
 def distillation(logits: torch.Tensor,   # (S, n, C)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_MODULES', 'known_methods', 'known_streams', 'resolve', 'resolve_device', 'Cell', 'Group', 'groups_of',
-           'complete', 'cores', 'start_worker', 'work', 'Tail', 'spread_out', 'execute', 'Bar', 'watch', 'run']
+           'complete', 'cores', 'start_worker', 'tell', 'work', 'Tail', 'spread_out', 'execute', 'Bar', 'watch', 'run']
 
 # %% ../nbs/13_runs.ipynb #2af95077
 import json
@@ -171,7 +171,7 @@ def complete(cell: Cell, device: str, data: str, store: Store | None, on_event=N
         checkpoint.clear()
         return records
 
-# %% ../nbs/13_runs.ipynb #fdaa5048
+# %% ../nbs/13_runs.ipynb #c9bf0e5e
 def cores() -> int: return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def start_worker() -> None:
@@ -183,13 +183,15 @@ def start_worker() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError): pass
 
+def tell(path: str, event: dict) -> None:
+    "Append an event to a file that somebody reads; a full disk there must not stop the run."
+    try:
+        with open(path, 'a') as file: file.write(json.dumps(event) + '\n')
+    except OSError: pass
+
 def work(cell: Cell, device: str, data: str, folder, every: float, events: str) -> list[dict]:
     "`complete` in a worker: events go to a file."
-    with open(events, 'a') as file:
-        def send(event):
-            file.write(json.dumps(event) + '\n')
-            file.flush()
-        return complete(cell, device, data, folder and Store(folder), send, every)
+    return complete(cell, device, data, folder and Store(folder), lambda event: tell(events, event), every)
 
 class Tail(threading.Thread):
     "Hands each line of a growing file of events to `on_event`."
@@ -205,8 +207,10 @@ class Tail(threading.Thread):
                 for line in file:
                     part += line
                     if not part.endswith('\n'): continue
-                    self.on_event(json.loads(part))
-                    part = ''
+                    whole, part = part, ''
+                    try: event = json.loads(whole)
+                    except ValueError: continue  # cut short by a full disk
+                    self.on_event(event)
                 if stop: return
 
     def finish(self):
@@ -268,7 +272,7 @@ def execute(cells,                  # the plan
         out += [record | {'variant': group.cell.variant} for record in records]
     return out
 
-# %% ../nbs/13_runs.ipynb #a2e07a76
+# %% ../nbs/13_runs.ipynb #7c3d8c0f
 class Bar:
     "A progress bar fed by events; the expected work of a group is its weight."
     def __init__(self):
@@ -297,10 +301,7 @@ class watch:
             from clrepro.live import open_sinks
             self.add(open_sinks(live, folder), 'send')
         told = os.environ.get('CLREPRO_PROGRESS')
-        if told:
-            file = open(told, 'a')
-            self.open.append(file)
-            self.sinks.append(lambda event: (file.write(json.dumps(event) + '\n'), file.flush()))
+        if told: self.sinks.append(lambda event: tell(told, event))
         elif progress and (sys.stderr.isatty() or 'ipykernel' in sys.modules): self.add(Bar(), '__call__')
 
     def add(self, sink, method: str) -> None:

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SCALED', 'SETTINGS', 'SEEDS', 'VALIDATION_SEEDS', 'MAIN', 'CLEARED', 'VARIANTS', 'FIGURE_RUNS', 'LEDGER',
-           'BCLSingle', 'BCLDual', 'streams_of', 'settings_of', 'choose_lr', 'shown', 'plan', 'whole_plan',
-           'largest_gap', 'against_other_finetune', 'claims', 'figures', 'ledger']
+           'BCLSingle', 'BCLDual', 'streams_of', 'settings_of', 'choose_lr', 'figure_names', 'shown', 'plan',
+           'whole_plan', 'largest_gap', 'against_other_finetune', 'claims', 'figures', 'ledger']
 
 # %% ../nbs/papers/bcl.ipynb #f53eccca
 import torch
@@ -198,7 +198,7 @@ VARIANTS = {  # ablations of the study, by method
     },
 }
 
-# %% ../nbs/papers/bcl.ipynb #d6459549
+# %% ../nbs/papers/bcl.ipynb #d15ab847
 def streams_of(config) -> list[str]:
     "The streams to run: those asked for, a user's own file where one is named, else Permuted MNIST."
     if config.streams: return list(config.streams)
@@ -222,6 +222,10 @@ FIGURE_RUNS = {  # figure: the methods it shows (none: all), and their variants
     'fig8': ((), ('main', 'alone')),
 }
 
+def figure_names(profile: str) -> list[str]:
+    "The figures of a profile: those of the ablations and of the cost belong to `study` and `full`."
+    return list(FIGURE_RUNS) if profile in ('study', 'full') else ['fig1', 'fig2', 'fig3']
+
 def shown(cell, figure: str) -> bool:
     "Whether the figure needs the cell."
     methods, variants = FIGURE_RUNS[figure]
@@ -232,8 +236,9 @@ def plan(config,
          finetune: dict,  # finetune's settings, chosen on the validation tasks
          ) -> list:
     "The cells of a profile on a stream; those that the figures in `only` need, where there are any."
-    if absent := set(config.only) - set(figures(config.profile)):
-        raise UsageError(f'profile {config.profile} does not draw {", ".join(sorted(absent))}: it draws {", ".join(figures(config.profile))}')
+    drawn = figure_names(config.profile)
+    if absent := set(config.only) - set(drawn):
+        raise UsageError(f'profile {config.profile} does not draw {", ".join(sorted(absent))}: it draws {", ".join(drawn)}')
     return [cell for cell in whole_plan(config, stream, finetune) if not config.only or any(shown(cell, figure) for figure in config.only)]
 
 def whole_plan(config, stream: str, finetune: dict) -> list:
@@ -298,24 +303,22 @@ def claims(profile: str) -> list:
                       kind='diagnostic', source='S1 with the other baseline'))
     return rows + [Claim('D1', 'largest |ACC of a seed alone - ACC of the same seed in the batch|', largest_gap, kind='diagnostic', source='seed axis')]
 
-# %% ../nbs/papers/bcl.ipynb #6616592c
+# %% ../nbs/papers/bcl.ipynb #c11bba6c
 def figures(profile: str) -> dict:
     "{name: function of the results} of a profile's figures."
     from clrepro.plots import accuracy_curve, accuracy_heatmaps, bars, first_task_curve, lines_at_equal_cost, seconds_bars
     dual = lambda variant: ('bcl_dual', variant)
-    few = {
+    every = {
         'fig1': accuracy_curve,
         'fig2': lambda results: accuracy_heatmaps(results, [m for m in ('finetune', 'er', 'bcl_dual') if any(r['method'] == m for r in results['runs'])]),
         'fig3': first_task_curve,
-    }
-    if profile not in ('study', 'full'): return few
-    return few | {
         'fig6': lambda results: lines_at_equal_cost(results, {4: {'K=1, R=2': dual('main'), 'K=3, R=1': dual('k3_r1')},
                                                               6: {'K=1, R=3': dual('k1_r3'), 'K=2, R=2': dual('k2_r2'), 'K=5, R=1': dual('k5_r1')}}),
         'fig7': lambda results: bars(results, {'cleared': dual('cleared'), 'no outer step': dual('no_outer'), 'no outer step, K=2': dual('no_outer_k2'),
                                                'no distillation': dual('no_kd'), 'β = 1': dual('beta_1'), 'accumulate (as released)': dual('main')}),
         'fig8': seconds_bars,
     }
+    return {name: every[name] for name in figure_names(profile)}
 
 # %% ../nbs/papers/bcl.ipynb #d043394e
 LEDGER = (  # trap, what the reference does, what is done here, (method, variant) pair whose ACC difference is the effect

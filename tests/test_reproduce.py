@@ -65,7 +65,7 @@ def test_dry_run(register, no_kernel, no_data, capsys):
     register('toy')
     assert reproduce([], {'overrides': {'lr': 0.1}, 'seeds': '3,5'}, dry_run=True) == 0
     said = capsys.readouterr().out
-    for words in ('mnist (stand-in)', '3 minutes', "seeds = '3,5'", "overrides = {'lr': 0.1}", 'results    ' + os.path.relpath(ROOT/'out/quick/toy')):
+    for words in ('mnist (stand-in)', 'expected', 'minutes', "seeds = '3,5'", "overrides = {'lr': 0.1}", 'results    ' + os.path.relpath(ROOT/'out/quick/toy')):
         assert words in said, said
 
 def test_lower_profile_keeps_off_a_higher_one(register, no_kernel, tmp_path):

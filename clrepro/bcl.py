@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SCALED', 'SETTINGS', 'SEEDS', 'VALIDATION_SEEDS', 'MAIN', 'CLEARED', 'VARIANTS', 'FIGURE_RUNS', 'LEDGER',
-           'BCLSingle', 'BCLDual', 'streams_of', 'settings_of', 'choose_lr', 'figure_names', 'shown', 'plan',
+           'BCLSingle', 'BCLDual', 'streams_of', 'settings_of', 'wants', 'choose_lr', 'figure_names', 'shown', 'plan',
            'whole_plan', 'largest_gap', 'against_other_finetune', 'claims', 'figures', 'ledger']
 
 # %% ../nbs/papers/bcl.ipynb #f53eccca
@@ -198,7 +198,7 @@ VARIANTS = {  # ablations of the study, by method
     },
 }
 
-# %% ../nbs/papers/bcl.ipynb #d15ab847
+# %% ../nbs/papers/bcl.ipynb #0c86308a
 def streams_of(config) -> list[str]:
     "The streams to run: those asked for, a user's own file where one is named, else Permuted MNIST."
     if config.streams: return list(config.streams)
@@ -209,18 +209,23 @@ def settings_of(config, stream: str) -> dict:
     own = {'n_tasks', 'use', 'n_test', 'task_seed'} if stream == 'gem_file' else set()
     return {name: setting for name, setting in SETTINGS[config.profile].items() if name not in own}
 
-def choose_lr(study, stream: str) -> dict:
-    "Finetune's step size, the better of two on the validation tasks; the smoke profile and a user's own value skip the choice."
-    config = study.config
-    if config.profile == 'smoke' or stream == 'gem_file' or {'lr', 'finetune.lr'} & set(config.overrides): return {}
-    return study.select('finetune', stream, VALIDATION_SEEDS, {'lr': [0.03, 0.1]}, settings_of(config, stream))
-
 FIGURE_RUNS = {  # figure: the methods it shows (none: all), and their variants
     'fig1': ((), ('main',)), 'fig2': (('finetune', 'er', 'bcl_dual'), ('main',)), 'fig3': ((), ('main',)),
     'fig6': (('bcl_dual',), ('main', 'k3_r1', 'k1_r3', 'k2_r2', 'k5_r1')),
     'fig7': (('bcl_dual',), ('cleared', 'no_outer', 'no_outer_k2', 'no_kd', 'beta_1', 'main')),
     'fig8': ((), ('main', 'alone')),
 }
+
+def wants(config, method: str) -> bool:
+    "Whether the run is to include the method: asked for, and shown in one of the figures asked for."
+    seen = [FIGURE_RUNS[figure][0] for figure in config.only]
+    return (not config.methods or method in config.methods) and (not seen or any(not methods or method in methods for methods in seen))
+
+def choose_lr(study, stream: str) -> dict:
+    "Finetune's step size, the better of two on the validation tasks; the smoke profile, a user's own value, or no finetune skip the choice."
+    config = study.config
+    if not wants(config, 'finetune') or config.profile == 'smoke' or stream == 'gem_file' or {'lr', 'finetune.lr'} & set(config.overrides): return {}
+    return study.select('finetune', stream, VALIDATION_SEEDS, {'lr': [0.03, 0.1]}, settings_of(config, stream))
 
 def figure_names(profile: str) -> list[str]:
     "The figures of a profile: those of the ablations and of the cost belong to `study` and `full`."
@@ -244,7 +249,7 @@ def plan(config,
 def whole_plan(config, stream: str, finetune: dict) -> list:
     "All cells of a profile on a stream."
     settings, seeds = settings_of(config, stream), config.seeds or SEEDS[config.profile]
-    wanted = [method for method in MAIN if not config.methods or method in config.methods]
+    wanted = [method for method in MAIN if wants(config, method)]
     own = {method: settings | MAIN[method] | (finetune if method == 'finetune' else {}) for method in wanted}
     cells = [config.cell(method, stream, seeds, 'main', own[method]) for method in wanted]
     if config.profile not in ('study', 'full'): return cells

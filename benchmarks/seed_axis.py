@@ -15,7 +15,8 @@ import time
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-METHODS = {'finetune': {}, 'er': {}, 'kdr': {}, 'bcl_single': {'inner_steps': 4}, 'bcl_dual': {}, 'offline': {}}
+METHODS = {'finetune': {}, 'er': {}, 'kdr': {}, 'bcl_single': {'inner_steps': 4}, 'bcl_dual': {}, 'offline': {},
+           'ewc': {'n_memories': 10}, 'gem': {}, 'agem': {}, 'lwf': {}, 'ftml': {}, 'mer': {}, 'independent': {}}
 SCALED = {'n_memories': 50, 'replay_batch_size': 64, 'lr': 0.1}
 SIZES = (784, 128, 128, 128, 10)
 
@@ -70,7 +71,7 @@ def floor(size: int, shapes, repeats: int) -> float:
 def measure(name: str, size: int, tasks: int, repeats: int, out) -> None:
     "Best of `repeats` runs of one method, sent through the pipe `out`."
     import torch
-    from clrepro.engine import Run, Training, build_network
+    from clrepro.engine import Run, Training, build_method
     from clrepro.runs import known_methods
     from clrepro.streams import PermutedStream
     torch.set_num_threads(1)
@@ -81,7 +82,7 @@ def measure(name: str, size: int, tasks: int, repeats: int, out) -> None:
         stream.images = noise
         cls = known_methods()[name]
         settings = {key: value for key, value in (SCALED | METHODS[name]).items() if key in cls.fields()}
-        method = cls(build_network(seeds, stream, Training(), 'cpu'), seeds, stream.heads, stream.n_tasks, **settings)
+        method = build_method(cls, seeds, stream, Training(), 'cpu', **settings)
         return Run(method, stream, Training())
     shapes = passes(fresh())
     trained, evaluated, bare = [], [], []

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETS', 'SPLITS', 'FILES', 'MODES', 'SetInfo', 'ImageSet', 'content_hash', 'data_folder', 'manifest', 'installed',
-           'how_to_install', 'need_space', 'install', 'load', 'verify', 'status', 'import_folder']
+           'how_to_install', 'need_space', 'check_classes', 'install', 'load', 'verify', 'status', 'import_folder']
 
 # %% ../nbs/02_data.ipynb #5d705f01
 import contextlib
@@ -22,15 +22,16 @@ import numpy as np
 
 from .core import DataError, DiskError, UsageError, atomic_write, closest, root
 
-# %% ../nbs/02_data.ipynb #4cb27424
+# %% ../nbs/02_data.ipynb #effabe5e
 @dataclass(frozen=True)
 class SetInfo:
     "What is known of a set before anything is installed."
     title: str
-    family: str       # which stand-in takes its place: `digits` or `colour`
+    family: str       # which stand-in takes its place: `digits`, `colour` or none
     n_classes: int
     shape: tuple      # of one image
     sizes: dict       # images a split
+    page: str = ''    # where a person fetches it; such a set may be installed in part
 
 SETS = {
     'mnist': SetInfo('MNIST', 'digits', 10, (28, 28), {'train': 60000, 'test': 10000}),
@@ -39,6 +40,10 @@ SETS = {
     'svhn': SetInfo('SVHN', 'colour', 10, (32, 32, 3), {'train': 73257, 'test': 26032}),
     'cifar10': SetInfo('CIFAR-10', 'colour', 10, (32, 32, 3), {'train': 50000, 'test': 10000}),
     'cifar100': SetInfo('CIFAR-100, fine labels', 'colour', 100, (32, 32, 3), {'train': 50000, 'test': 10000}),
+    'cub': SetInfo('CUB-200-2011', '', 200, (224, 224, 3), {'train': 5994, 'test': 5794},
+                   'https://www.vision.caltech.edu/datasets/cub_200_2011/'),
+    'miniimagenet': SetInfo('miniImageNet', '', 100, (84, 84, 3), {'train': 50000, 'test': 10000},
+                            'https://github.com/twitter-research/meta-learning-lstm'),
 }
 SPLITS = ('train', 'test')
 FILES = tuple(f'{split}_{kind}.npy' for split in SPLITS for kind in ('images', 'labels'))
@@ -73,7 +78,7 @@ def content_hash(images: np.ndarray,   # uint8 [N, ...]
     hasher.update(np.asarray(labels).astype(np.uint8))
     return hasher.hexdigest()
 
-# %% ../nbs/02_data.ipynb #983d5c1b
+# %% ../nbs/02_data.ipynb #d82f3eff
 def data_folder() -> Path:
     "Where sets are installed: `$CLREPRO_DATA`, else `data` in the project's root."
     return Path(os.environ.get('CLREPRO_DATA') or root()/'data')
@@ -97,10 +102,11 @@ def installed(folder=None) -> dict:
 
 def how_to_install(name: str) -> str:
     "The commands that install or mend a set."
+    if name in SETS and SETS[name].page: return f'clrepro data import {name} DIR, where DIR is the unpacked set of {SETS[name].page}'
     copy = 'clrepro data import DIR'
     return f'clrepro data get {name}, or from a copy: {copy}' if name in SETS else copy
 
-# %% ../nbs/02_data.ipynb #cf18f12e
+# %% ../nbs/02_data.ipynb #b9e6b657
 def need_space(folder: Path, n_bytes: int, what: str):
     "Raise DiskError unless `n_bytes` are free where `folder` is or will be."
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -108,8 +114,15 @@ def need_space(folder: Path, n_bytes: int, what: str):
     if n_bytes > free:
         raise DiskError(f'{what} needs {n_bytes / 1e6:,.1f} MB in {folder}, only {free / 1e6:,.1f} MB are free. Free some space.')
 
+def check_classes(name: str, split: str, labels: np.ndarray, origin: str):
+    "Raise DataError unless every class of the set has an image in the split."
+    absent = np.setdiff1d(np.arange(SETS[name].n_classes), labels)
+    if len(absent):
+        raise DataError(f'{origin}: expected at least one {split} image of each of the {SETS[name].n_classes} classes of {SETS[name].title}, '
+                        f'found none of {len(absent)}: {", ".join(map(str, absent[:5]))}{", ..." if len(absent) > 5 else ""} (counted from 0)')
+
 def _check_split(name: str, split: str, images: np.ndarray, labels: np.ndarray, origin: str):
-    "Raise DataError unless both arrays have the types, shapes and label range of `name`."
+    "Raise DataError unless both arrays have the types, shapes and label range of `name`; of a set with a `page`, a part will do."
     where, known = f'{origin}, {split}', SETS.get(name)
     n_classes = known.n_classes if known else 256
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
@@ -117,11 +130,12 @@ def _check_split(name: str, split: str, images: np.ndarray, labels: np.ndarray, 
     if labels.dtype.kind not in 'iu' or labels.shape != images.shape[:1] or not len(labels):
         raise DataError(f'{where}: expected {len(images)} whole numbers as labels (at least one), '
                         f'found {labels.dtype} {list(labels.shape)}')
-    if known and (images.shape[1:] != known.shape or len(images) != known.sizes[split]):
-        expected = [known.sizes[split], *known.shape]
-        raise DataError(f'{where}: {known.title} has images {expected}, found {list(images.shape)}')
+    if known and known.page: fits = images.ndim == 4 and len(images) <= known.sizes[split]
+    else: fits = not known or (len(images), *images.shape[1:]) == (known.sizes[split], *known.shape)
+    if not fits: raise DataError(f'{where}: {known.title} has images {[known.sizes[split], *known.shape]}, found {list(images.shape)}')
     if labels.min() < 0 or labels.max() >= n_classes:
         raise DataError(f'{where}: expected labels 0-{n_classes - 1}, found {labels.min()}-{labels.max()}')
+    if known and known.page: check_classes(name, split, labels, where)
 
 def _save(path: Path, array: np.ndarray) -> dict:
     "Write one array as .npy; returns what `installed.json` says of the file. (np.save is silent when the disk fills up at the end.)"
@@ -215,12 +229,12 @@ def _open(name: str, entry: dict, folder: Path, full: bool = False) -> ImageSet:
     arrays = {Path(file).stem: np.load(folder/name/file, mmap_mode='r', allow_pickle=False) for file in FILES}
     return ImageSet(name, **arrays, **{key: value for key, value in entry.items() if key != 'files'})
 
-# %% ../nbs/02_data.ipynb #ecfeb22c
+# %% ../nbs/02_data.ipynb #ed7941dc
 MODES = ('auto', 'real', 'standin')
 _warned = set()
 
 def load(name: str,            # a key of SETS, or a set of your own that was imported
-         mode: str = 'auto',   # `real`: installed, or an error; `standin`; `auto`: installed, else the stand-in with a warning
+         mode: str = 'auto',   # `real`: installed, or an error; `standin`; `auto`: installed, else the stand-in, if any, with a warning
          folder=None,          # the data folder
          ) -> ImageSet:
     "An image set. Raises UsageError for an unknown name or mode, DataError for missing or damaged data."
@@ -229,7 +243,9 @@ def load(name: str,            # a key of SETS, or a set of your own that was im
     there = installed(folder)
     if name not in {**SETS, **there}: raise UsageError(closest(name, {**SETS, **there}, 'data set'))
     if mode != 'standin' and name in there: return _open(name, there[name], folder)
-    if mode == 'real': raise DataError(f'{name} is not installed in {folder}. Install it with: {how_to_install(name)}')
+    if mode == 'real' or mode == 'auto' and not SETS[name].family:
+        without = '' if mode == 'real' else ' and has no stand-in'
+        raise DataError(f'{name} is not installed in {folder}{without}. Install it with: {how_to_install(name)}')
     from clrepro.standin import standin
     if mode == 'auto' and name not in _warned:
         _warned.add(name)
@@ -237,7 +253,7 @@ def load(name: str,            # a key of SETS, or a set of your own that was im
               f'Install it with: {how_to_install(name)}', file=sys.stderr, flush=True)
     return standin(name)
 
-# %% ../nbs/02_data.ipynb #462a0183
+# %% ../nbs/02_data.ipynb #b95f3bd8
 def verify(names=None,    # all installed sets unless given
            folder=None,   # the data folder
            ) -> list[dict]:
@@ -261,19 +277,21 @@ def verify(names=None,    # all installed sets unless given
     return rows
 
 def status(folder=None) -> list[dict]:
-    "One row a set: `state` (`installed`, `damaged`, or `absent`: its stand-in would be used), sizes, source, licence, hashes."
+    "One row a set: `state` (`installed`, `damaged`, or `absent`: its stand-in, if any, would be used), sizes, source, licence, hashes."
     folder = Path(folder or data_folder())
     there, listed, rows = installed(folder), manifest(), []
     for name in {**SETS, **there}:
         facts = there.get(name) or listed[name]
-        try: state = ('installed' if _open(name, there[name], folder) else '') if name in there else 'absent'
-        except DataError: state = 'damaged'
-        sizes = SETS[name].sizes if name in SETS else None
+        sizes, state = SETS[name].sizes if name in SETS else None, 'absent'
+        if name in there:
+            try: images, state = _open(name, there[name], folder), 'installed'
+            except DataError: state = 'damaged'
+            else: sizes = {split: len(getattr(images, f'{split}_labels')) for split in SPLITS}
         rows.append({'name': name, 'title': SETS[name].title if name in SETS else name, 'state': state, 'sizes': sizes,
                      **{key: facts.get(key, '') for key in ('source', 'licence', 'lossless', 'note', 'sha256')}})
     return rows
 
-# %% ../nbs/02_data.ipynb #f1c6f8c9
+# %% ../nbs/02_data.ipynb #ea17cd49
 def _import_one(source: Path, name, folder) -> dict:
     "Import the set whose arrays lie in `source`."
     meta = _read_json(source/'meta.json', 'Take another copy.') if (source/'meta.json').exists() else {}
@@ -299,12 +317,16 @@ def import_folder(source,      # a set's folder, or a folder of several
                   name=None,   # where the folder has no `meta.json`; with a folder of several: the one to import
                   folder=None, # the data folder
                   ) -> list[dict]:
-    "Check and copy sets of plain arrays; returns their entries. Raises UsageError, DataError, DiskError: the set is as it was."
+    "Check and copy sets of plain arrays, or decode `cub`, `miniimagenet`; returns their entries. UsageError, DataError, DiskError: the set is as it was."
     source = Path(source)
     holds_a_set = lambda path: any((path/file).exists() for file in (*FILES, 'meta.json'))
     if holds_a_set(source): return [_import_one(source, name, folder)]
     inside = [path for path in sorted(source.glob('*/')) if holds_a_set(path) and name in (None, path.name)]
+    if not inside and name in SETS and SETS[name].page:
+        from clrepro.folders import IMPORTERS
+        return [IMPORTERS[name](source, folder=folder)]
     if not inside:
         where = source/name if name else f'{source} or a folder in it'
-        raise DataError(f'nothing to import: expected {", ".join(FILES)} and meta.json in {where}')
+        by_hand = ' or '.join(f'clrepro data import {key} DIR' for key, info in SETS.items() if info.page)
+        raise DataError(f'nothing to import: expected {", ".join(FILES)} and meta.json in {where}. For a folder of photographs: {by_hand}')
     return [_import_one(path, name, folder) for path in inside]

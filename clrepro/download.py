@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READERS', 'NOT_DECODED', 'CONNECT_SECONDS', 'STALL_SECONDS', 'FULL', 'read_idx', 'read_records', 'fetch', 'get']
 
-# %% ../nbs/04_download.ipynb #b2aa4cec
+# %% ../nbs/04_download.ipynb #6326be5d
 import contextlib
 import errno
 import gzip
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from .core import DataError, DiskError, UsageError, closest
-from .data import data_folder, how_to_install, install, installed, manifest, verify
+from .data import SETS, data_folder, how_to_install, install, installed, manifest, verify
 
 # %% ../nbs/04_download.ipynb #223b8437
 def read_idx(path) -> np.ndarray:
@@ -131,7 +131,7 @@ def _download(name: str, file: str, md5: str, mirrors: list, folder: Path) -> Pa
             path.unlink()
     raise DataError(f'{name}: {path.name} could not be downloaded ({"; ".join(problems)}). Try again: {how_to_install(name)}')
 
-# %% ../nbs/04_download.ipynb #399b1010
+# %% ../nbs/04_download.ipynb #cce8fc88
 def fetch(name: str,     # what to install it as
           facts: dict,   # as in the manifest: source, licence, lossless, format, mirrors, archives {file: md5}
           folder=None,   # the data folder
@@ -161,6 +161,8 @@ def get(names,           # sets of the manifest
         try:
             facts = {**listed[name], **({'mirrors': [f'{mirror.rstrip("/")}/{name}']} if mirror else {})}
             state = 'downloaded' if fresh or not _intact(name, folder) else 'already installed'
+            if state == 'downloaded' and SETS[name].page:
+                raise DataError(f'{name} has to be fetched by hand from {SETS[name].page}; then: clrepro data import {name} DIR')
             entry = fetch(name, facts, folder) if state == 'downloaded' else installed(folder)[name]
             rows.append({'name': name, 'state': state, 'source': entry['source'], 'sha256': entry['sha256']})
         except DataError as error: errors.append(str(error))

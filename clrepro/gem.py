@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'read', 'write', 'convert']
 
-# %% ../nbs/06_gem.ipynb #32e915f2
+# %% ../nbs/06_gem.ipynb #289d7844
 import os
 import pickle
 import sys
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from .core import DataError, DiskError, UsageError, closest
-from .data import need_space
+from .data import SETS, need_space
 
-# %% ../nbs/06_gem.ipynb #2e7bf520
+# %% ../nbs/06_gem.ipynb #83ffa762
 def _check_task(path, where: str, task, shape) -> tuple:
     "The triple as (descriptor, X float32, y int64); DataError unless it is one, with samples of `shape` if given."
     import torch
@@ -25,7 +25,7 @@ def _check_task(path, where: str, task, shape) -> tuple:
     if not isinstance(task, (list, tuple)) or len(task) != 3: wrong('a triple [descriptor, X, y]', type(task).__name__)
     descriptor, x, y = task
     if not (torch.is_tensor(x) and torch.is_tensor(y)): wrong('tensors X and y', f'{type(x).__name__} and {type(y).__name__}')
-    if not x.is_floating_point() or x.dim() not in (2, 4) or not len(x): wrong('X as floats [N, P] or [N, 3, H, W]', _seen(x))
+    if not x.is_floating_point() or not len(x) or not (x.dim() == 2 or x.dim() == 4 and x.shape[1] == 3): wrong('X as floats [N, P] or [N, 3, H, W]', _seen(x))
     if y.is_floating_point() or y.is_complex() or y.shape != x.shape[:1]: wrong(f'y as {len(x)} whole numbers', _seen(y))
     if shape and x.shape[1:] != shape: wrong(f'samples of shape {list(shape)}, as in the first task', list(x.shape[1:]))
     low, high = float(x.min()), float(x.max())
@@ -72,16 +72,18 @@ def write(path, train: list, test: list) -> Path:
     finally: temporary.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/06_gem.ipynb #49e2e029
-KINDS = {'mnist_permutations': 23, 'mnist_rotations': 20, 'cifar100': 20}   # tasks unless said otherwise, validation included
+# %% ../nbs/06_gem.ipynb #96d52ad4
+KINDS = {'mnist_permutations': 23, 'mnist_rotations': 20, 'cifar100': 20, 'cub': 20, 'miniimagenet': 20}   # tasks, validation included
 
 def _stream(kind: str, n_tasks: int, data: str):
     "All tasks of the kind as a stream of the one seed 0."
-    from clrepro.splits import SplitCifar100
+    from clrepro.splits import SplitCifar100, SplitCub, SplitMiniImageNet
     from clrepro.streams import PermutedStream, RotatedStream
-    if kind == 'cifar100':
-        if 100 % n_tasks: raise UsageError(f'{n_tasks} tasks: 100 classes do not divide evenly')
-        return SplitCifar100([0], data=data, n_val_tasks=0, classes_per_task=100 // n_tasks)
+    by_class = {'cifar100': SplitCifar100, 'cub': SplitCub, 'miniimagenet': SplitMiniImageNet}
+    if kind in by_class:
+        total = SETS[kind].n_classes
+        if total % n_tasks: raise UsageError(f'{n_tasks} tasks: {total} classes do not divide evenly')
+        return by_class[kind]([0], data=data, n_val_tasks=0, classes_per_task=total // n_tasks)
     stream = PermutedStream if kind == 'mnist_permutations' else RotatedStream
     return stream([0], data=data, n_val_tasks=0, n_tasks=n_tasks, task_seed=0)
 
@@ -91,29 +93,30 @@ def _choice(kind: str, stream, task: int, split: str, use: float) -> np.ndarray:
     from clrepro.streams import amount
     import torch
     labels = getattr(stream.images, f'{split}_labels')
-    pool = np.flatnonzero(np.isin(labels, stream.classes(task)[0])) if kind == 'cifar100' else np.arange(len(labels))
+    pool = np.flatnonzero(np.isin(labels, stream.classes(task)[0])) if kind in SETS else np.arange(len(labels))
     if split == 'test': return pool
     return pool[np.sort(torch.randperm(len(pool), generator=generator(0, 'gem file', task))[:amount(use, len(pool))])]
 
 def _task(kind: str, stream, task: int, split: str, use: float, first: int) -> tuple:
-    """One triple (descriptor, X, y); labels of CIFAR100 count from those of task `first`.
+    """One triple (descriptor, X, y); where tasks have classes of their own, labels count from those of task `first`.
 
-    The descriptor is a word, the angle in degrees, or the range of labels.
+    The descriptor is a word, the angle in degrees, or the range of labels. CIFAR100's images are flat, larger ones [N, 3, H, W].
     """
     import torch
     chosen = _choice(kind, stream, task, split, use)
     images, labels = (np.asarray(getattr(stream.images, f'{split}_{part}')[chosen]) for part in ('images', 'labels'))
-    if kind == 'cifar100':
+    if kind in SETS:
         width = stream.classes_per_task
-        pixels, labels = images.transpose(0, 3, 1, 2).reshape(len(images), -1), stream.ranks[0].numpy()[labels] - first * width
+        pixels, labels = images.transpose(0, 3, 1, 2), stream.ranks[0].numpy()[labels] - first * width
+        if kind == 'cifar100': pixels = pixels.reshape(len(images), -1)
         descriptor = (task - first) * width, (task - first + 1) * width
     else:
         descriptor = 'random permutation' if kind == 'mnist_permutations' else float(stream.angles[0, task])
         source = stream.maps[task, 0].numpy()
         pixels = np.where(source < 0, 0, images.reshape(len(images), -1)[:, source])
-    return descriptor, torch.from_numpy(pixels).float().div_(255), torch.from_numpy(labels.astype(np.int64))
+    return descriptor, torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255), torch.from_numpy(labels.astype(np.int64))
 
-# %% ../nbs/06_gem.ipynb #162ef41a
+# %% ../nbs/06_gem.ipynb #2880667f
 def convert(kind: str,            # a key of KINDS
             out,                  # folder of the files
             n_tasks: int = 0,     # all tasks, validation included; 0: as in KINDS
@@ -131,7 +134,7 @@ def convert(kind: str,            # a key of KINDS
               for path, tasks in parts.items() if tasks}
     sample = 4 * int(np.prod(stream.images.train_images.shape[1:])) + 8
     total = sum(sum(count.values()) for count in counts.values()) * sample
-    print(f'{kind}: {n_tasks} tasks, {total / 1e6:,.1f} MB in {out}', file=sys.stderr, flush=True)
+    print(f'{kind}: {n_tasks} tasks, {total / 1e6:,.1f} MB in {out}, and a file at a time as much memory', file=sys.stderr, flush=True)
     need_space(out, total, kind)
     rows = []
     for path, count in counts.items():

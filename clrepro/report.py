@@ -7,7 +7,7 @@ __all__ = ['SIGNS', 'VERDICT_HEADER', 'STYLE', 'UNITS', 'README_COLUMNS', 'signe
            'verdict_table', 'data_line', 'verdict_box', 'provenance_rows', 'provenance_table', 'html_table',
            'overview_rows', 'report_html', 'results_below', 'build', 'readme_blocks', 'fill', 'update_readme']
 
-# %% ../nbs/20_report.ipynb #1c61b234
+# %% ../nbs/20_report.ipynb #caca426b
 import base64
 import html
 import re
@@ -17,9 +17,9 @@ from pathlib import Path
 from .core import UsageError, atomic_write, closest, root
 from .papers import PAPERS
 from .results import VERDICTS, load
-from .tables import blocks, markdown, note, number_columns
+from .tables import blocks, markdown, note, number_columns, sections
 
-# %% ../nbs/20_report.ipynb #4c3b23e8
+# %% ../nbs/20_report.ipynb #dc8db511
 SIGNS = {'holds': '✓', 'reproduced': '✓', 'exact': '✓', 'does not hold': '✗', 'not reproduced': '✗', 'not exact': '✗',
          'undecided': '?'}
 
@@ -33,16 +33,18 @@ def _paper_value(claim: dict) -> str:
     if claim['reported'] is None: return 'not available'
     return _number(claim['reported']) + (f' ({claim["source"]})' if claim['source'] else '')
 
-VERDICT_HEADER = ['id', 'claim', 'kind', 'paper', 'ours', '95 % interval', 'n', 'margin', 'verdict']
+VERDICT_HEADER = ['id', 'claim', 'kind', 'paper', 'ours', '95 % interval', 'n', 'margin', 'p (Holm)', 'verdict']
 
-def verdict_rows(results: dict) -> list:
-    "A row of text a claim, as in VERDICT_HEADER."
+def verdict_rows(results: dict) -> tuple[list, list]:
+    "(header, rows): a row of text a claim; the column `p (Holm)` where a claim belongs to a family."
     rows = []
     for claim in results['claims']:
         interval = '–' if claim['ci95'] is None else f'[{_number(claim["ci95"][0])}, {_number(claim["ci95"][1])}]'
+        p = '–' if claim.get('p_holm') is None else f'{claim["p_holm"]:.2g}'
         rows.append([claim['id'], claim['statement'], claim['kind'], _paper_value(claim), _number(claim['ours']), interval, claim['n'],
-                     _number(claim['margin']), signed(claim['verdict'])])
-    return rows
+                     _number(claim['margin']), p, signed(claim['verdict'])])
+    shown = [i for i, column in enumerate(VERDICT_HEADER) if column != 'p (Holm)' or any('p_holm' in claim for claim in results['claims'])]
+    return [VERDICT_HEADER[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
 def verdict_counts(results: dict) -> dict:
     "{verdict: how often}, in the order of VERDICTS, those that occur."
@@ -57,7 +59,7 @@ def _table(header: list, rows: list) -> str: return markdown(header, [[_plain(ce
 
 def verdict_table(results: dict) -> str:
     "The claims as a Markdown table; values are fractions where the metric is an accuracy: 0.08 is 8 points."
-    return _table(VERDICT_HEADER, verdict_rows(results)) if results['claims'] else 'No claims in this profile.'
+    return _table(*verdict_rows(results)) if results['claims'] else 'No claims in this profile.'
 
 # %% ../nbs/20_report.ipynb #59611402
 def data_line(results: dict) -> str:
@@ -79,7 +81,7 @@ def verdict_box(results: dict | None) -> str:
     if any(entry['standin'] for entry in results['data']): lines += ['', 'Stand-in data: nothing here can be compared with the paper.']
     return '\n'.join(f'> {line}'.rstrip() for line in lines)
 
-# %% ../nbs/20_report.ipynb #8e86b9d9
+# %% ../nbs/20_report.ipynb #fb20728f
 def provenance_rows(results: dict) -> list:
     "[(what, value)] of everything a result was made with."
     made = results['provenance']
@@ -94,14 +96,15 @@ def provenance_rows(results: dict) -> list:
         rows.append((f'data: {entry["name"]}', f'{kind}; {entry["source"]}; {hashes}'))
     for chosen in results['selection']:
         values = ', '.join(f'{name} = {value}' for name, value in chosen.get('chosen', {}).items())
-        rows.append((f'selected: {chosen.get("method", "")}', values))
+        stream = f' on {chosen["stream"]}' if 'stream' in chosen else ''
+        rows.append((f'selected: {chosen.get("method", "")}{stream}', values))
     return rows
 
 def provenance_table(results: dict) -> str:
     "Commit, device, seeds, versions, data sets with hash and source, as a Markdown table."
     return _table(['provenance', ''], provenance_rows(results))
 
-# %% ../nbs/20_report.ipynb #0fa3c09d
+# %% ../nbs/20_report.ipynb #a3301685
 STYLE = '''
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 3rem; border-bottom: 1px solid #ccc }
@@ -146,11 +149,11 @@ def _section(results: dict, figures: dict, anchor: str) -> str:
     links = ' '.join(f'<a href="{esc(link)}">{esc(link)}</a>' for link in paper.links) if paper else ''
     if paper: parts.append(f'<p>{esc(paper.citation)} {links}</p>')
     parts.append(f'<p>{_seed_count(results)}, {len(results["runs"])} runs, data: {esc(data_line(results))}.</p><h3>Verdicts</h3>')
-    if results['claims']: parts += [f'<p>{UNITS}</p>', html_table(VERDICT_HEADER, verdict_rows(results))]
+    if results['claims']: parts += [f'<p>{UNITS}</p>', html_table(*verdict_rows(results))]
     else: parts.append('<p>No claims in this profile.</p>')
     if figures: parts += ['<h3>Figures</h3>', *(_figure(name, svg) for name, svg in figures.items())]
     parts.append(f'<h3>Tables</h3><p>{esc(note(results))}</p>')
-    for stream, title, header, rows in blocks(results): parts += [f'<h4>{esc(stream)}: {esc(title)}</h4>', html_table(header, rows)]
+    for title, header, rows in sections(results): parts += [f'<h4>{esc(title)}</h4>', html_table(header, rows)]
     return '\n'.join([*parts, '<h3>Provenance</h3>', html_table(['what', 'value'], provenance_rows(results))])
 
 def overview_rows(results_list: list) -> tuple[list, list]:
@@ -205,17 +208,19 @@ def build(folder=None,  # None: figures/ of the project
         entries.append((load(place), {svg.stem: svg.read_bytes() for svg in sorted(place.glob('*.svg'), key=_by_number)}))
     return atomic_write(folder/'report.html', report_html(entries))
 
-# %% ../nbs/20_report.ipynb #ceae6fd7
-README_COLUMNS = ('method', 'evals a batch', 'ACC %', 'FM %', 'LA %', 's a seed-run', 'n')
+# %% ../nbs/20_report.ipynb #9f970666
+README_COLUMNS = ('method', 'variant', 'evals a batch', 'replayed rows a batch', 'ACC %', 'ACC 95 %', 'FM %', 'LA %', 'LA 95 %', 'chance %',
+                  's a seed-run', 'n')
 
 def _main_block(results: dict) -> str:
     "The methods of a result, one table a stream, in the columns that a README has room for."
     tables = []
     for stream, title, header, rows in blocks(results):
         if title != 'methods': continue
-        keep = [header.index(column) for column in README_COLUMNS]
+        columns = [column for column in README_COLUMNS if column in header]
+        keep = [header.index(column) for column in columns]
         tables.append(f'`{stream}`, profile `{results["profile"]}`, data: {data_line(results)}. {note(results)}\n\n'
-                      + _table(list(README_COLUMNS), [[row[i] for i in keep] for row in rows]))
+                      + _table(columns, [[row[i] for i in keep] for row in rows]))
     return '\n\n'.join(tables)
 
 def readme_blocks(folder=None) -> dict:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'NUMBER', 'MAYBE', 'FORM', 'DATA', 'RUN', 'CLAIM', 'PROVENANCE', 'VERDICTS', 'PACKAGES', 'GAINS', 'check',
-           'run_key', 'run_row', 'assemble', 'commit', 'device_name', 'versions', 'provenance', 'example', 'dumps',
-           'save', 'load', 'fingerprint']
+           'run_key', 'chance', 'run_row', 'assemble', 'commit', 'device_name', 'versions', 'provenance', 'example',
+           'join', 'dumps', 'save', 'load', 'fingerprint']
 
-# %% ../nbs/17_results.ipynb #3a936adc
+# %% ../nbs/17_results.ipynb #dbdeefaf
 import json
 import math
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 from .claims import KINDS
 from .core import DataError, atomic_write, digest, root
 from .metrics import summary
-from .plots import ALONE, ordered
+from .style import ALONE, ordered
 
 # %% ../nbs/17_results.ipynb #48e88cbd
 SCHEMA = 1
@@ -38,7 +38,7 @@ PROVENANCE = {'commit': (str, type(None)), 'versions': dict, 'device': str, 'thr
 VERDICTS = ('holds', 'does not hold', 'undecided', 'reproduced', 'not reproduced', 'not comparable', 'not asserted', 'diagnostic',
             'exact', 'not exact', 'not run')
 
-# %% ../nbs/17_results.ipynb #455d72f2
+# %% ../nbs/17_results.ipynb #6050a33b
 def _require(good: bool, where: str, problem: str) -> None:
     if not good: raise DataError(f'results.json: {where}: {problem}. Write it again with clrepro reproduce.')
 
@@ -75,8 +75,10 @@ def _check_claim(claim: dict, where: str) -> None:
     _require(claim['kind'] in KINDS, where, f'kind is {claim["kind"]!r}, expected one of {", ".join(KINDS)}')
     _require(claim['verdict'] in VERDICTS, where, f'verdict is {claim["verdict"]!r}, expected one of {", ".join(VERDICTS)}')
     _require(claim['ci95'] is None or len(claim['ci95']) == 2, where, 'ci95 is neither [low, high] nor null')
+    _fits({'p_holm': None} | claim, {'p_holm': MAYBE}, where)
+    _require(_fraction(claim.get('p_holm')), where, f'p_holm is {claim.get("p_holm")!r}, expected a p value or null')
 
-# %% ../nbs/17_results.ipynb #f7d97bf0
+# %% ../nbs/17_results.ipynb #55cf719f
 def check(results: dict) -> dict:
     "`results` itself if it has the form of schema 1; else DataError that says what is wrong and where."
     _fits(results, FORM, 'top level')
@@ -94,6 +96,11 @@ def check(results: dict) -> dict:
     return results
 
 def run_key(run: dict) -> tuple: return run['stream'], run['method'], run['variant'], run['seed']
+
+def chance(run: dict) -> float | None:
+    "The accuracy of guessing where each task has outputs of its own: 1 / C; None where all tasks share one head."
+    stream = run['config'].get('stream') or {}
+    return 1 / stream['classes_per_task'] if stream.get('scenario') == 'task' and stream.get('classes_per_task') else None
 
 # %% ../nbs/17_results.ipynb #9a80a9f4
 def _shape(row: dict, form: dict) -> dict:
@@ -165,13 +172,16 @@ def provenance(device: str = 'cpu',
     return {'commit': commit(), 'versions': versions(), 'device': device_name(device), 'threads': threads, 'seconds': round(seconds, 1),
             'started': started}
 
-# %% ../nbs/17_results.ipynb #e4fb8832
+# %% ../nbs/17_results.ipynb #cfc71476
 GAINS = {'offline': .93, 'bcl_single': .83, 'bcl_dual': .81, 'kdr': .79, 'er': .77, 'finetune': .66}
 
 def example(methods=tuple(GAINS),  # a method, or (method, variant)
             seeds=range(3), n_tasks: int = 5,
             claims=(),             # claim rows
             shift: float = 0.0,    # added to every accuracy
+            selection=(),          # how hyper-parameters were chosen
+            stream: str = 'permuted_mnist',
+            heads: int = 0,        # C of a head a task; 0: one for all
             ) -> dict:
     "A results.json of made-up accuracies on a stand-in, the same ones each time."
     import numpy as np
@@ -188,8 +198,9 @@ def example(methods=tuple(GAINS),  # a method, or (method, variant)
             rounds = 4 if method.startswith('bcl') or variant == 'k4' else 2 if method == 'offline' else 1
             alone = variant == ALONE
             rows.append({
-                'method': method, 'variant': variant, 'stream': 'permuted_mnist', 'seed': seed, 'config': {'method': method, 'lr': .1},
-                'config_hash': digest([method, variant, seed]), 'metrics': summary(R, initial), 'accuracy_matrix': R,
+                'method': method, 'variant': variant, 'stream': stream, 'seed': seed,
+                'config': {'method': method, 'lr': .1} | ({'stream': {'classes_per_task': heads, 'scenario': 'task'}} if heads else {}),
+                'config_hash': digest([method, variant, seed] + [stream] * (stream != 'permuted_mnist')), 'metrics': summary(R, initial), 'accuracy_matrix': R,
                 'initial_accuracy': initial, 'seconds': rounds * (3.2 if alone else .9), 'group_size': 1 if alone else len(seeds),
                 'grad_evals': 100 * n_tasks * rounds, 'rows': 6400 * n_tasks * rounds, 'n_parameters': 134794,
                 'memory_bytes': 39700 * n_tasks, 'stored_samples': 50 * n_tasks, 'n_batches': 100 * n_tasks * (1 + (method == 'offline')),
@@ -198,7 +209,13 @@ def example(methods=tuple(GAINS),  # a method, or (method, variant)
     data = [{'name': 'mnist', 'source': 'made up', 'sha256': {'train': 'a' * 64, 'test': 'b' * 64}, 'standin': True, 'lossless': True}]
     made = {'commit': None, 'versions': {'python': '3.11.0'}, 'device': 'cpu: example', 'threads': 1, 'seconds': 1.5,
             'started': '2026-01-01T00:00:00Z'}
-    return assemble('example', 'smoke', rows, list(claims), [], data, made)
+    return assemble('example', 'smoke', rows, list(claims), list(selection), data, made)
+
+# %% ../nbs/17_results.ipynb #1909ab9f
+def join(a: dict, b: dict) -> dict:
+    "The runs, data sets, claims and selections of two results of one paper in one, described as `a` is."
+    parts = {key: a[key] + b[key] for key in ('runs', 'data', 'claims', 'selection')}
+    return assemble(a['paper'], a['profile'], parts['runs'], parts['claims'], parts['selection'], parts['data'], a['provenance'])
 
 # %% ../nbs/17_results.ipynb #203a7329
 def dumps(results: dict) -> str:

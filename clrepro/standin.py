@@ -89,12 +89,12 @@ def _colour(n_classes: int) -> dict:
         splits[split] = draw(labels * step, rng), labels
     return splits
 
-# %% ../nbs/03_standin.ipynb #cbd62d3f
+# %% ../nbs/03_standin.ipynb #18aeae72
 @cache
 def standin(name: str) -> ImageSet:
     "The stand-in for `name`, made once a process. Raises DataError where the set has none."
-    if name not in SETS: raise DataError(f'{name} has no stand-in. {how_to_install(name)}')
-    info = SETS[name]
+    info = SETS.get(name)
+    if not info or not info.family: raise DataError(f'{name} has no stand-in. Install it with: {how_to_install(name)}')
     splits = _digits() if info.family == 'digits' else _colour(info.n_classes)
     source, licence = {'digits': ("stand-in: scikit-learn's digits, 8x8 enlarged to 28x28", 'BSD-3-Clause'),
                        'colour': ('stand-in: drawn shapes in colour', 'Apache-2.0')}[info.family]

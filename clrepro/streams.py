@@ -24,7 +24,7 @@ def amount(use: float,      # up to 1: a fraction; above: a count
     if use <= 0: raise UsageError(f'use={use}: expected a fraction up to 1 or a count above 1')
     return max(1, int(use * available)) if use <= 1 else min(int(use), available)
 
-# %% ../nbs/05_streams.ipynb #57d4fde4
+# %% ../nbs/05_streams.ipynb #2e67aa78
 class Stream(Configured):
     """A sequence of tasks for the seeds given; the same position means another sample for each seed.
 
@@ -32,6 +32,7 @@ class Stream(Configured):
     """
     kind = 'stream'
     name = 'stream'
+    network = 'mlp'            # the backbone that Training.network='auto' means: mlp, reduced_resnet18 or resnet18
     ragged = False             # True: seeds differ in batch shapes, the engine runs them one by one
     n_tasks: int = 0           # tasks to learn; 0: all there are
     use: float = 1000.0        # training samples a task: a fraction up to 1, a count above
@@ -39,10 +40,12 @@ class Stream(Configured):
     task_seed: int = -1        # draws permutations, angles, class order; -1: the run's own seed
     n_val_tasks: int = 3       # the first tasks, kept for choosing hyper-parameters
     validation: bool = False   # run on those validation tasks instead
+    normalise: str = 'none'    # what a ResNet does to pixels of 0..1: none, or imagenet: that set's mean and deviation
 
     def __init__(self, seeds, device='cpu', data: str = 'auto', **fields):
         self.seeds, self.device, self.source = list(seeds), torch.device(device), data
         self.configure(fields, len(self.seeds))
+        if self.normalise not in ('none', 'imagenet'): raise UsageError(f"normalise={self.normalise!r}: expected 'none' or 'imagenet'")
         self.setup()
         if self.n_tasks < 1: raise UsageError(f'{self.name}: no task to learn with n_tasks={self.n_tasks}, n_val_tasks={self.n_val_tasks}')
 

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Config', 'configure', 'Study', 'stored_results', 'draw']
 
-# %% ../nbs/19b_study.ipynb #5770f578
+# %% ../nbs/19b_study.ipynb #3e904462
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 from .claims import evaluate
@@ -65,7 +66,7 @@ def configure(paper: str, **given) -> Config:
                   tuple(parse_seeds(values['seeds'])) if values['seeds'] else (), values['live'], Path(values['out']), names('methods'),
                   names('streams'), names('only'), names('stages'), values['jobs'], values['fresh'], values['overrides'])
 
-# %% ../nbs/19b_study.ipynb #76ee5815
+# %% ../nbs/19b_study.ipynb #85caba97
 class Study:
     """Runs plans of one config, one after the other, and writes what came out: `with Study(config) as study: …`.
 
@@ -92,23 +93,36 @@ class Study:
         "Run the cells whose records belong into the results."
         self.rows += self.records(cells)
 
-    def select(self, method: str, stream: str, seeds, grid: dict, settings: dict) -> dict:
-        "The grid point with the best mean final ACC on the validation tasks, the whole grid as one batched run; recorded in `selection`."
-        [(name, values)] = grid.items()
-        points = [value for value in values for _ in seeds]
-        cell = self.config.cell(method, stream, tuple(seeds) * len(values), 'selection', settings, {name: points, 'validation': True})
-        records = self.records([cell])
-        table = [{name: value, 'acc': sum(accs) / len(accs), 'values': accs} for value in values
-                 for accs in [[r['metrics']['acc'] for r, point in zip(records, points) if point == value]]]
-        best = max(table, key=lambda row: row['acc'])
-        self.selection.append({'method': method, 'stream': stream, 'seeds': list(seeds), 'grid': table, 'chosen': {name: best[name]}})
-        return {name: best[name]}
+    def select(self, stream: str, seeds,
+               grids: dict,     # {method: {parameter: values}}: one parameter, or two whose product is the grid
+               settings: dict,  # {method: settings}
+               ) -> dict:       # {method: {parameter: chosen value}}
+        """The grid point with the best mean final ACC on the validation tasks, for each method; recorded in `selection`.
+
+        A method's whole grid is one batched run. A parameter that the user has set is not searched.
+        """
+        points, cells = {}, {}
+        for method, grid in grids.items():
+            free = {name: values for name, values in grid.items() if not {name, f'{method}.{name}'} & set(self.config.overrides)}
+            if not free: continue
+            points[method] = [dict(zip(free, combination)) for combination in product(*free.values())]
+            columns = {name: [point[name] for point in points[method] for _ in seeds] for name in free}
+            cells[method] = self.config.cell(method, stream, tuple(seeds) * len(points[method]), 'selection', settings[method],
+                                             columns | {'validation': True})
+        accs, chosen = iter([row['metrics']['acc'] for row in self.records(list(cells.values()))]), {}
+        for method in cells:
+            found = [[next(accs) for _ in seeds] for _ in points[method]]
+            grid = [point | {'acc': sum(values) / len(values), 'values': values} for point, values in zip(points[method], found)]
+            best = max(grid, key=lambda row: row['acc'])
+            chosen[method] = {name: best[name] for name in points[method][0]}
+            self.selection.append({'method': method, 'stream': stream, 'seeds': list(seeds), 'grid': grid, 'chosen': chosen[method]})
+        return chosen
 
     def finish(self, claims) -> dict:
         "Judge the claims and write results.json, runs.csv and table.md."
         config = self.config
         data = {entry['name']: entry for row in self.rows for entry in row['data']}
-        standin = any(entry['standin'] for entry in data.values())
+        standin = {row['stream'] for row in self.rows if any(entry['standin'] for entry in row['data'])}
         rows = [{key: value for key, value in row.items() if key not in ('data', 'torch', 'started')} for row in self.rows]
         judged = evaluate(claims, rows, standin, scaled=config.profile != 'full' or bool(config.overrides))
         made_with = provenance(config.device, 1 if config.device == 'cpu' else None, time.perf_counter() - self.began, self.started)

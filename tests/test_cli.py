@@ -11,6 +11,7 @@ import pytest
 
 from clrepro import cli
 from clrepro.papers import PAPERS, fields, parameters
+from clrepro.results import example, save
 
 ROOT = Path(__file__).resolve().parents[1]
 CLREPRO = [sys.executable, '-m', 'clrepro']
@@ -120,6 +121,40 @@ def test_options_become_parameters(monkeypatch):
     given = {'profile': 'study', 'seeds': '100-109', 'jobs': 2, 'live': 'visdom', 'fresh': True, 'overrides': {'lr': 0.1, 'er.n_memories': 50}}
     assert seen == [(['bcl'], given, True, False)]
 
+def test_the_seed_of_the_original_is_exactly_that_seed(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr('clrepro.reproduce.reproduce', lambda *args: seen.append(args[1]) or 0)
+    assert cli.main('reproduce bcl --set seed=3 --set n_epochs=2'.split()) == 0 and cli.main('reproduce bcl --set seed=0'.split()) == 0
+    assert seen == [{'seeds': '3-3', 'overrides': {'n_epochs': 2}}, {'seeds': '0-0', 'overrides': {}}]
+    assert 'expected one of them' in refused(capsys, 'reproduce', 'bcl', '--seeds', '2', '--set', 'seed=3')
+    assert 'whole number' in refused(capsys, 'reproduce', 'bcl', '--set', 'seed=first')
+
+def test_show(capsys, tmp_path):
+    path = save(example(('er', ('er', 'k4'), 'offline')), tmp_path/'results.json')
+    assert cli.main(['show', str(path), '--method', 'er', '--seed', '1']) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == 'er/main on permuted_mnist, seed 1' and re.fullmatch(r'ACC 0\.\d{4} FM 0\.\d{4} LA 0\.\d{4} seconds \d\.\d\d seed=1 .*', said[-1])
+    for words in ('arguments: ', 'final accuracy: ', 'diagonal accuracy: ', 'backward: ', 'forward: ', 'forgetting: ', 'untrained  ', 'task 4  '):
+        assert sum(line.startswith(words) for line in said) == 1, words
+    cli.main(['show', str(tmp_path)]), cli.main(['show', str(tmp_path), '--variant', 'all', '--stream', 'permuted_mnist'])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if ' on permuted_mnist' in line] == [
+        *['offline/main'] * 3, *['er/main'] * 3, *['offline/main'] * 3, *['er/main'] * 3, *['er/k4'] * 3]
+    assert refused(capsys, 'show', str(path), '--method', 'gem').endswith('The methods there are: offline, er')
+    assert refused(capsys, 'show', str(path), '--method', 'er', '--seed', '9').endswith('The seeds there are: 0, 1, 2')
+    assert "Did you mean 'bcl'" in refused(capsys, 'show', 'blc')
+
+def test_show_reads_the_folder_of_the_profile(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, 'root', lambda: tmp_path)
+    save(example(('er',), seeds=[4]), tmp_path/'out'/'quick'/'bcl'/'results.json')
+    assert cli.main(['show', 'bcl', '--profile', 'quick']) == 0 and 'seed 4' in capsys.readouterr().out
+    assert cli.main(['show', 'bcl']) == 3 and 'does not exist' in capsys.readouterr().err
+
+def test_help_names_what_can_be_written_and_imported():
+    from clrepro.gem import KINDS
+    assert cli.GEM_KINDS == tuple(KINDS)
+    said = run('data', 'import', '--help').stdout
+    assert 'CUB-200-2011' in said and 'miniimagenet' in said
+
 def test_doctor(capsys, no_data):
     assert cli.main(['doctor']) == 0
     said = capsys.readouterr().out
@@ -142,4 +177,5 @@ def test_get_takes_papers_too(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr('clrepro.download.get', lambda *args: asked.append(args) or [])
     cli.main(['data', 'get']), cli.main(['data', 'get', 'bcl', 'kmnist'])
-    assert asked == [(['mnist'], None, False), (['mnist', 'kmnist'], None, False)]
+    needed = list(PAPERS['bcl'].data)
+    assert asked == [(needed, None, False), ([*needed, 'kmnist'], None, False)]

@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 
 from clrepro import plots
-from clrepro.results import GAINS, example, fingerprint
+from clrepro.claims import t_interval
+from clrepro.results import GAINS, example, fingerprint, join
 
 DRAW = '''
 import sys
 from clrepro import plots
-from clrepro.results import GAINS, example, fingerprint
-results = example((*GAINS, ("er", "alone"), ("bcl_dual", "cleared")), seeds=range(3))
+from clrepro.results import GAINS, example, fingerprint, join
+results = example((*GAINS, ("er", "alone"), ("bcl_dual", "cleared")), seeds=range(3), claims=[{
+    "id": "A1", "statement": "ACC(a) - ACC(b)", "kind": "inequality", "reported": None, "source": "", "ours": .1, "ci95": [.05, .15], "n": 3, "margin": 0,
+    "verdict": "holds", "p_holm": .01}])
+two = join(results, example(("finetune", "er"), stream="split_cifar100", heads=5))
 pair = {"main": "bcl_dual", "cleared": ("bcl_dual", "cleared")}
 figures = {"fig1": plots.accuracy_curve(results), "fig2": plots.accuracy_heatmaps(results, ["finetune", "er"]), "fig3": plots.first_task_curve(results),
-           "fig6": plots.lines_at_equal_cost(results, {4: pair}), "fig7": plots.bars(results, pair), "fig8": plots.seconds_bars(results)}
+           "fig6": plots.lines_at_equal_cost(results, {4: pair}), "fig7": plots.bars(results, pair), "fig8": plots.seconds_bars(results),
+           "fig4": plots.line_over(results, {"BCL-Dual": {1: "bcl_dual", 2: ("bcl_dual", "cleared")}}, "x"), "claims": plots.claim_bars(results, ["A1"]),
+           "streams": plots.accuracy_curve(two)}
 for name, figure in figures.items(): plots.save(figure, sys.argv[1], name, fingerprint(results))
 print(sorted(name for name in sys.modules if name.startswith("matplotlib.backends.backend_")))
 '''
@@ -39,7 +45,7 @@ def test_two_processes_write_equal_bytes(drawn, tmp_path):
     settings = tmp_path/'matplotlibrc'
     settings.write_text('svg.hashsalt: other\nfont.size: 20\nlines.linewidth: 9\nsavefig.dpi: 33\n')
     again, _ = draw(tmp_path/'figures', PYTHONHASHSEED='2', TZ='Asia/Tokyo', MATPLOTLIBRC=str(settings), SOURCE_DATE_EPOCH='1')
-    assert again == drawn[1] and len(again) == 12
+    assert again == drawn[1] and len(again) == 18
 
 def test_no_display_is_needed_and_no_window_toolkit_is_loaded(drawn):
     assert 'backend_svg' in drawn[2] and not re.search('backend_(tk|qt|gtk|wx|macosx)', drawn[2])
@@ -73,3 +79,45 @@ def test_the_legend_lies_beside_the_plot():
     [axes] = figure.axes
     assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
     assert axes.get_legend().get_window_extent().x1 <= figure.bbox.x1
+
+def streams():
+    "Results on two streams, the second with heads of five outputs a task."
+    return join(example((*GAINS, ('er', 'alone')), seeds=range(2)), example(('finetune', 'er', 'icarl'), seeds=range(3), stream='split_cifar100', heads=5))
+
+def test_several_streams_are_a_panel_each_and_chance_is_a_line_where_tasks_have_their_heads():
+    results = streams()
+    for draw in (plots.accuracy_curve, plots.first_task_curve, plots.seconds_bars):
+        figure = draw(results)
+        assert [axes.get_title('left').split(':')[0] for axes in figure.axes] == ['permuted_mnist', 'split_cifar100']
+        [alone] = draw(results, stream='split_cifar100').axes
+        assert alone.get_title('left').startswith('mean')
+    labels = [[line.get_label() for line in axes.get_lines()] for axes in plots.accuracy_curve(results).axes]
+    assert 'chance (20 %)' not in labels[0] and labels[1] == ['Finetune', 'iCaRL', 'ER', 'chance (20 %)']
+    [chance] = [line for line in plots.first_task_curve(results).axes[1].get_lines() if 'chance' in line.get_label()]
+    assert set(chance.get_ydata()) == {20}
+
+def test_heat_maps_are_a_row_a_stream():
+    figure = plots.accuracy_heatmaps(streams(), ['er', 'icarl'])
+    shown = [axes.get_title('left') for axes in figure.axes if axes.get_visible() and axes.get_title('left')]
+    assert shown == ['ER', 'ER', 'iCaRL']
+    assert [axes.get_title('left') for axes in plots.accuracy_heatmaps(streams(), ['er'], 'permuted_mnist').axes[:1]] == ['ER']
+
+def test_a_swept_value_shows_means_and_their_intervals():
+    results = example(('er', ('er', 'm_10'), ('er', 'm_100'), 'kdr'), seeds=range(4))
+    figure = plots.line_over(results, {'ER': {10: ('er', 'm_10'), 50: 'er', 100: ('er', 'm_100')}, 'KDR': {50: 'kdr'}}, 'm')
+    acc, fm = figure.axes
+    bars = {one.get_label(): one for one in acc.containers}
+    values = [100 * run['metrics']['acc'] for run in results['runs'] if run['variant'] == 'm_10']
+    [[(_, low), (_, high)], *_] = bars['ER'].lines[2][0].get_segments()
+    assert [low, high] == pytest.approx(t_interval(values)) and acc.get_xscale() == 'log' and len(bars) == 2
+    assert [tick.get_text() for tick in acc.get_xticklabels()] == ['10', '50', '100'] and 'lower is better' in fm.get_ylabel()
+
+def test_claims_show_verdict_n_and_adjusted_p():
+    row = {'statement': 'a long claim', 'kind': 'inequality', 'reported': None, 'source': '', 'ours': .02, 'ci95': [.01, .03], 'n': 3, 'margin': 0,
+           'verdict': 'holds'}
+    results = example(claims=[{'id': 'A1', **row, 'p_holm': .0123}, {'id': 'A2', **row}, {'id': 'A3', **row, 'ours': None, 'ci95': None, 'n': 0,
+                                                                                        'verdict': 'not run', 'p_holm': None}])
+    [axes] = plots.claim_bars(results, ['A1', 'A2', 'A3']).axes
+    assert [text.get_text() for text in axes.texts] == ['holds, n = 3, p = 0.012', 'holds, n = 3', 'not run']
+    assert [label.get_text() for label in plots.claim_bars(results, {'A1': 'short'}).axes[0].get_yticklabels()] == ['short']
+    with pytest.raises(plots.UsageError, match='no claim A9'): plots.claim_bars(results, ['A9'])

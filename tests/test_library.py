@@ -7,10 +7,11 @@ import torch
 
 import clrepro
 from clrepro.core import UsageError
-from clrepro.engine import Run, Training, build_network
+from clrepro.engine import Run, Training, build_method
 from clrepro.methods import Finetune
 from clrepro.nn import descend
 from clrepro.runs import known_methods
+from clrepro.splits import SplitCifar100
 from clrepro.streams import PermutedStream, Stream
 
 TINY = dict(n_tasks=2, use=60, n_test=60, hidden=(16,), data='standin')
@@ -82,10 +83,11 @@ def test_compiled_equals_eager(name):
 
 def build(name, device, training=None, dtype='float32', seeds=(0, 1), **options):
     training = training or Training(hidden=(32,), dtype=dtype)
-    cls = known_methods()[name]
-    stream = PermutedStream(seeds, device=device, data='standin', n_tasks=2, use=200, n_test=60)
-    method = cls(build_network(seeds, stream, training, device), seeds, stream.heads, stream.n_tasks, **options)
-    return Run(method, stream, training)
+    if name == 'icarl':
+        training = Training(**training.config() | {'network': 'reduced_resnet18'})
+        stream = SplitCifar100(seeds, device=device, data='standin', n_tasks=2, use=40, n_test=20)
+    else: stream = PermutedStream(seeds, device=device, data='standin', n_tasks=2, use=200, n_test=60)
+    return Run(build_method(known_methods()[name], seeds, stream, training, device, **options), stream, training)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')

@@ -60,6 +60,20 @@ def test_verdicts_follow_from_the_rows_of_the_file(tmp_path):
     [row] = results['claims']
     assert abs(row['ours'] - mean) < 1e-6 and row['ci95'][0] < mean < row['ci95'][1] and row['n'] == 10 and row['verdict'] == 'holds'
 
+def test_a_family_keeps_its_adjusted_p_through_the_file(tmp_path):
+    "Three paired differences whose t statistics are 2 √3, √3 and 0: with two degrees of freedom p = ½ - t / (2 √(2 + t²)), by Holm times 3, 2, 1."
+    def rows(method, offsets):
+        runs = example((method,), seeds=range(3))['runs']
+        return [{**run, 'metrics': {**run['metrics'], 'acc': .5 + offset}} for run, offset in zip(runs, offsets)]
+    base = example(('er', 'kdr', 'finetune', 'bcl_dual'), seeds=range(3))
+    results = {**base, 'runs': [*rows('bcl_dual', (.1, .2, .3)), *rows('finetune', (0, 0, 0)), *rows('kdr', (.1, .1, .1)), *rows('er', (.2, .2, .2))]}
+    claims = [Claim(f'A1 {m}', '', difference('acc', 'bcl_dual', m), margin=0., family='A1') for m in ('er', 'finetune', 'kdr')]
+    judged = evaluate([*claims, Claim('S1', '', difference('acc', 'bcl_dual', 'er'), margin=0.)], results['runs'])
+    stored = load(save({**results, 'claims': judged}, tmp_path/'results.json'))['claims']
+    p = [.5 - t / (2 * (2 + t * t)**.5) for t in (2 * 3**.5, 3**.5, 0)]
+    assert [row['p_holm'] for row in stored[:3]] == pytest.approx([p[2], 3 * p[0], 2 * p[1]], rel=1e-5) and 'p_holm' not in stored[3]
+    assert [row['verdict'] for row in stored] == ['undecided'] * 4, 'the verdict is that of the interval'
+
 @pytest.mark.skipif(not COMMITTED, reason='no results below figures/ yet: clrepro reproduce --profile study makes them')
 @pytest.mark.parametrize('folder', COMMITTED, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_committed_tables_are_those_of_the_committed_results(folder):

@@ -35,7 +35,7 @@ def stable(records):
 def leftovers(folder): return [path.name for path in folder.rglob('*') if path.is_file() and path.name.startswith('.')]
 
 
-@pytest.mark.parametrize('method', ['finetune', 'er', 'kdr', 'bcl_single', 'bcl_dual', 'offline'])
+@pytest.mark.parametrize('method', ['finetune', 'er', 'kdr', 'bcl_single', 'bcl_dual', 'offline', 'ewc', 'lwf', 'independent', 'gem', 'agem', 'ftml', 'mer'])
 def test_killed_runs_end_the_same(method, tmp_path):
     plan = cell(method)
     expected = complete(plan, 'cpu', 'standin', Store(tmp_path/'whole'))

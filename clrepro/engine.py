@@ -232,7 +232,7 @@ class Run:
         if self.method.device.type == 'cuda': torch.cuda.synchronize()
         self.seconds = earlier + self.clock() - began
 
-# %% ../nbs/11_engine.ipynb #46129d07
+# %% ../nbs/11_engine.ipynb #5ee41978
 def build_network(seeds, stream, training: Training, device, parts: int = 1):
     "The backbone every method gets; with `parts` a list of that many networks, each that many times narrower (GEM's independent ones)."
     name = stream.network if training.network == 'auto' else training.network
@@ -243,8 +243,9 @@ def build_network(seeds, stream, training: Training, device, parts: int = 1):
     return made[0] if parts == 1 else torch.nn.ModuleList(made)
 
 def build_method(cls, seeds, stream, training: Training, device, **options):
-    "A method of class `cls` on its network, or on one narrow network a task."
-    net = build_network(seeds, stream, training, device, stream.n_tasks if cls.per_task else 1)
+    "A method of class `cls` on the backbone, on one narrow network a task, or on the network that the class brings."
+    if cls.network: net = cls.network(seeds, stream, training, device, options)
+    else: net = build_network(seeds, stream, training, device, stream.n_tasks if cls.per_task else 1)
     return cls(net, seeds, stream.heads, stream.n_tasks, **options)
 
 def _backbone(name: str, seeds, stream, training: Training, device, parts: int, part: int):

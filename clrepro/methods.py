@@ -14,7 +14,7 @@ from .memory import Rings
 from .nn import cross_entropy, descend, evaluating, spread
 from .rng import subsets
 
-# %% ../nbs/09_methods.ipynb #8bda8010
+# %% ../nbs/09_methods.ipynb #2da31f67
 class Method(Configured):
     """Base of all methods; S seeds train side by side.
 
@@ -26,6 +26,7 @@ class Method(Configured):
     joint = False     # True: trained once, on the shuffled union of all tasks
     per_task = False  # True: wants a list of narrow networks, one a task
     passes = 1        # over a task's batches; the engine sets it
+    network = None    # a method with a network of its own: classmethod (seeds, stream, training, device, fields) -> module
     lr: float = 0.03  # step size of gradient descent (alpha)
 
     def __init__(self, net, seeds, heads, n_tasks: int, **fields):

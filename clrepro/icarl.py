@@ -36,7 +36,7 @@ def herding(features: torch.Tensor,  # (S, N, D)
         picks.append(pick)
     return torch.cat(picks, 2), members.sum(2).clamp(max=n)
 
-# %% ../nbs/09e_icarl.ipynb #ee680b1e
+# %% ../nbs/09e_icarl.ipynb #01533ef2
 class ICaRL(Method):
     """iCaRL (BCL section 5.7) for streams with a head a task and networks for images; elsewhere UsageError.
 
@@ -136,14 +136,14 @@ class ICaRL(Method):
 
     @torch.no_grad()
     def logits(self, x, task):
-        "Minus the distance to the mean feature of the exemplars of each of the task's classes; -1e11 elsewhere, and where a class has none."
+        "Minus the distance to the mean feature of the exemplars of each of the task's classes; -inf elsewhere, and where a class has none."
         first = task * self.heads.width
         if first >= self.known: return super().logits(x, task)
         images, valid = self.exemplars(task)
         features = self.features(images.flatten(1, 2)).unflatten(1, valid.shape[1:]) * valid[..., None]  # (S, C, n, outputs)
         mean, own = features.sum(2) / valid.sum(2).clamp(min=1)[..., None], self.features(x)
-        out = torch.full_like(own, -1e11)
-        out[..., first:first + self.heads.width] = torch.where(valid.any(2)[:, None], -torch.cdist(own, mean), -1e11)
+        out = torch.full_like(own, -torch.inf)
+        out[..., first:first + self.heads.width] = torch.where(valid.any(2)[:, None], -torch.cdist(own, mean), -torch.inf)
         return out
 
     @property

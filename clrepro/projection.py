@@ -82,7 +82,7 @@ def project_on_one(gradient,   # list of (S, ...)
     dot, square = products(past, [g[:, None] for g in gradient])[..., 0], products(past, past)[..., 0]
     return combine(gradient, past, torch.where(dot < 0, -dot / square, 0.))
 
-# %% ../nbs/09c_projection.ipynb #d270844d
+# %% ../nbs/09c_projection.ipynb #3f443f4a
 class Projected(Replay):
     "Base: a step along the batch's gradient, turned by the gradients of earlier tasks."
     def loss_and_gradient(self, x, y, replayed: bool = False):
@@ -157,8 +157,7 @@ class GEM(Projected):
         self.rows = torch.cat([past, past.new_zeros(len(past), batch, past.shape[2])], 1)
         self.labels = self.memory.labels[:, :t, :m].flatten(1)
         self.share = ((torch.arange(m) < filled[:, None]) / filled[:, None]).to(self.device)  # (t, m): 1/n_u or 0
-        self.similar = past @ self.rows.mT                                                  # (S, n, n + B): ⟨x_i, x_j⟩
-        self.alike = torch.empty_like(self.similar)
+        self.similar = past @ self.rows.mT  # (S, n, n + B): ⟨x_i, x_j⟩
 
     def together(self, x, y):
         "The same for an MLP, in one pass over all rows."
@@ -181,8 +180,7 @@ class GEM(Projected):
             gradient.append(z.detach()[:, n:].mT @ delta[:, n:])
         first = deltas[0]
         torch.bmm(h[:, :n], h[:, n:].mT, out=self.similar[..., n:n + B])
-        alike = torch.bmm(first[:, :n], first.mT, out=self.alike[..., :n + B]).mul_(self.similar[..., :n + B])
-        alike = of_tasks(alike).sum(2)  # (S, t, n + B)
+        alike = of_tasks((first[:, :n] @ first.mT).mul_(self.similar[..., :n + B])).sum(2)  # (S, t, n + B)
         gram, dots = alike[..., :n].unflatten(2, (t, m)).sum(3), alike[..., n:].sum(2)
         gram, dots = gram + products(past, past), dots + products(past, [g[:, None] for g in gradient])[..., 0]
         v = multipliers(gram, dots, self.value('memory_strength')).to(h.dtype)
@@ -191,7 +189,7 @@ class GEM(Projected):
         matrices = [h.mT @ (weights[..., None] * first), *others]
         rows = sum(map(len, self.past))
         for name, count in (('grad_evals', t + 1), ('rows', rows + B), ('replayed_rows', rows)): self.counts[name] += count
-        return (losses[:, n:].mean(1)).detach(), [p for pair in zip(matrices, biases) for p in pair]
+        return losses[:, n:].mean(1).detach(), [p for pair in zip(matrices, biases) for p in pair]
 
 # %% ../nbs/09c_projection.ipynb #05bde527
 METHODS = {cls.name: cls for cls in (GEM, AGEM)}

@@ -91,13 +91,15 @@ def test_make_passes_its_variables_through():
     done = subprocess.run(['make', '-n', 'reproduce', 'PROFILE=study', 'PAPERS=bcl', 'SEEDS=3,5'], cwd=ROOT, capture_output=True, text=True)
     assert 'clrepro data get bcl' in done.stdout and 'clrepro reproduce bcl --profile study --seeds 3,5' in done.stdout
 
-def test_example_of_the_readme(capsys):
-    [code] = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(), re.S)
+def test_examples_of_the_readme(capsys):
+    code, learner = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(), re.S)
     assert len([line for line in code.splitlines() if line]) <= 5
     names = {}
     exec(code, names)
     assert [record['seed'] for record in names['records']] == [0, 1] and all(0 < record['metrics']['acc'] <= 1 for record in names['records'])
     assert len(capsys.readouterr().out.splitlines()) == 2
+    exec(learner, names)
+    assert names['predicted'].shape == (10,)
 
 def test_generated_blocks_of_the_readme_are_up_to_date():
     from clrepro.report import update_readme
@@ -112,7 +114,8 @@ def test_readme_tells_the_truth():
 
 def test_core_needs_only_torch_and_numpy():
     allowed = {'torch', 'numpy', 'clrepro'} | set(sys.stdlib_module_names)
-    for name in ('core', 'rng', 'data', 'standin', 'streams', 'splits', 'nn', 'memory', 'methods', 'bcl', 'engine', 'metrics', 'records', 'runs'):
+    for name in ('core', 'rng', 'data', 'standin', 'streams', 'splits', 'nn', 'resnet', 'sparse_layers', 'sparse_nets', 'memory', 'methods',
+                 'regularised', 'projection', 'meta', 'icarl', 'bcl', 'engine', 'metrics', 'records', 'runs', 'adapter'):
         for node in ast.parse((ROOT/'clrepro'/f'{name}.py').read_text()).body:
             found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level: found = [node.module]

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Form', 'Announced', 'Learner']
 
-# %% ../nbs/13b_adapter.ipynb #22cef500
+# %% ../nbs/13b_adapter.ipynb #5af8e48d
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .core import UsageError
-from .engine import Training, adapted, build_network
+from .engine import Training, adapted, build_method
 from .nn import Heads
 from .runs import Cell
 from .streams import Stream
@@ -48,7 +48,7 @@ class Announced(Stream):
     def train(self, task, position):
         return torch.zeros(*position.shape, *self.form.shape, device=self.device), torch.zeros_like(position)
 
-# %% ../nbs/13b_adapter.ipynb #145680ef
+# %% ../nbs/13b_adapter.ipynb #e5ff1e74
 class Learner:
     """A method that learns from one seed's batches: `observe`, `predict`, `end_task`.
 
@@ -77,8 +77,7 @@ class Learner:
         self.training = Training(**options['training'])
         if form: made = Announced(form, seed, device, **options['stream'])
         self.stream = made or stream_class([seed], device=device, data=data, **options['stream'])
-        net = build_network([seed], self.stream, self.training, device, self.stream.n_tasks if method_class.per_task else 1)
-        self.method = method_class(net, [seed], self.stream.heads, self.stream.n_tasks, **options['method'])
+        self.method = build_method(method_class, [seed], self.stream, self.training, device, **options['method'])
         self.method.passes = self.training.n_epochs
         self.shape = self.stream.train(0, self.stream.order(0)[:, :1].to(self.stream.device))[0].shape[2:]
         self.samples = [samples_a_task] * self.stream.n_tasks if isinstance(samples_a_task, int) else samples_a_task

@@ -1,15 +1,13 @@
 """The four benchmarks of the original's script, end to end at profile `full`, cut to two tasks of twenty samples, on folders of the sets' own layouts."""
-import csv
 import json
 import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
+from test_folders import write_cub, write_miniimagenet
 
-CUT = ['--seeds', '1', '--set', 'n_tasks=2', '--set', 'use=20', '--set', 'n_test=20', '--set', 'n_memories=10', '--set', 'pretrained=False']
+CUT = ['--seeds', '1', '--set', 'n_tasks=2', '--set', 'use=20', '--set', 'n_test=20', '--set', 'pretrained=False']
 STREAMS = {'permuted_mnist': [], 'split_cifar100': [], 'split_cub': ['--set', 'image_size=64'], 'split_miniimagenet': ['--set', 'image_size=32']}
 
 
@@ -19,27 +17,12 @@ def clrepro(*args, data):
     return done.stdout
 
 
-def picture(path, g):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(g.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(path)
-
-
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     "Both sets that have no stand-in, a few small pictures a class, imported."
-    g, raw, folder = np.random.default_rng(0), tmp_path_factory.mktemp('raw'), tmp_path_factory.mktemp('data')
-    names = [f'{c:03}.bird/bird_{c:03}_{i}.jpg' for c in range(1, 201) for i in range(3)]
-    for name in names: picture(raw/'cub'/'images'/name, g)
-    lists = {'images': names, 'image_class_labels': [int(name[:3]) for name in names], 'train_test_split': [int(i % 3 < 2) for i in range(len(names))]}
-    for file, column in lists.items():
-        (raw/'cub'/f'{file}.txt').write_text(''.join(f'{i} {value}\n' for i, value in enumerate(column, 1)))
-    rows = [(f'n{c:08}_{i}.jpg', f'n{c:08}') for c in range(100) for i in range(6)]
-    for name, _ in rows: picture(raw/'mini'/'images'/name, g)
-    for part, classes in (('train', range(64)), ('val', range(64, 80)), ('test', range(80, 100))):
-        with open(raw/'mini'/f'{part}.csv', 'w', newline='') as file:
-            csv.writer(file).writerows([('filename', 'label'), *[row for row in rows if int(row[1][1:]) in classes]])
-    clrepro('data', 'import', 'cub', str(raw/'cub'), data=folder)
-    clrepro('data', 'import', 'miniimagenet', str(raw/'mini'), data=folder)
+    raw, folder = tmp_path_factory.mktemp('raw'), tmp_path_factory.mktemp('data')
+    clrepro('data', 'import', 'cub', str(write_cub(raw/'cub')), data=folder)
+    clrepro('data', 'import', 'miniimagenet', str(write_miniimagenet(raw/'mini')), data=folder)
     return folder
 
 

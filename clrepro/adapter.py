@@ -48,7 +48,7 @@ class Announced(Stream):
     def train(self, task, position):
         return torch.zeros(*position.shape, *self.form.shape, device=self.device), torch.zeros_like(position)
 
-# %% ../nbs/13b_adapter.ipynb #e5ff1e74
+# %% ../nbs/13b_adapter.ipynb #fcd4ba39
 class Learner:
     """A method that learns from one seed's batches: `observe`, `predict`, `end_task`.
 
@@ -78,7 +78,6 @@ class Learner:
         if form: made = Announced(form, seed, device, **options['stream'])
         self.stream = made or stream_class([seed], device=device, data=data, **options['stream'])
         self.method = build_method(method_class, [seed], self.stream, self.training, device, **options['method'])
-        self.method.passes = self.training.n_epochs
         self.shape = self.stream.train(0, self.stream.order(0)[:, :1].to(self.stream.device))[0].shape[2:]
         self.samples = [samples_a_task] * self.stream.n_tasks if isinstance(samples_a_task, int) else samples_a_task
         if self.samples and len(self.samples) != self.stream.n_tasks:
@@ -101,7 +100,8 @@ class Learner:
             raise UsageError('how many samples a task brings is not known: expected samples_a_task, or begin_task(task, sizes)')
         else: n = self.stream.order(task).shape[1]
         size = self.training.batch_size
-        return [min(size, n - first) for first in range(0, n, size)] * self.training.n_epochs
+        sizes = [min(size, n - first) for first in range(0, n, size) if first + size <= n or not self.training.drop_last]
+        return sizes * self.training.passes(task)
 
     def begin_task(self, task: int,
                    sizes=None,  # rows of each batch to come; None: `batch_sizes(task)`
@@ -112,6 +112,7 @@ class Learner:
             raise UsageError(f'task {task} after task {self.task}: expected tasks 0 to {self.stream.n_tasks - 1} one after the other, each once')
         sizes = self.batch_sizes(task) if sizes is None else [int(size) for size in sizes]
         if not sizes or min(sizes) < 1: raise UsageError(f'task {task}: expected at least one batch of at least one row, found sizes {sizes}')
+        self.method.passes = self.training.passes(task)
         self.method.begin_task(task)
         self.tables = self.method.draw(sizes)
         self.task, self.sizes, self.seen = task, sizes, 0

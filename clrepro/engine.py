@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'Training', 'adapted', 'accuracy', 'GraphedStep', 'Checkpoint', 'Run', 'build_network', 'build_method']
 
-# %% ../nbs/11_engine.ipynb #262a38b8
+# %% ../nbs/11_engine.ipynb #729c048e
 import io
 import time
 import warnings
@@ -17,9 +17,10 @@ import torch
 
 from .core import Configured, UsageError, atomic_write, closest
 from .nn import descend, evaluating
+from .rng import orders
 from .streams import Joint
 
-# %% ../nbs/11_engine.ipynb #3abfb48f
+# %% ../nbs/11_engine.ipynb #eaaf0577
 NETWORKS = ('auto', 'mlp', 'reduced_resnet18', 'resnet18')
 
 class Training(Configured):
@@ -27,7 +28,10 @@ class Training(Configured):
     kind = 'training'
     name = 'training'
     batch_size: int = 10                  # rows a batch
-    n_epochs: int = 1                     # passes over a task's samples, in the same order each time
+    n_epochs: int = 1                     # passes over a task's samples
+    n_epochs_inc: int = 0                 # passes over the samples of every task but the first; 0: as many as n_epochs
+    reshuffle: bool = False               # a fresh order for each pass; off: the same order each time
+    drop_last: bool = False               # leave out a pass's last batch if it is smaller
     network: str = 'auto'                 # mlp, reduced_resnet18, resnet18, or auto: what the stream wants
     hidden: tuple = (128, 128, 128)       # hidden layers of the MLP
     pretrained: bool = False              # resnet18 starts from ImageNet weights
@@ -46,6 +50,10 @@ class Training(Configured):
         if isinstance(self.adapt_lr, list): raise UsageError(f'adapt_lr={self.adapt_lr}: expected one number for all seeds')
         for field in ('batch_size', 'n_epochs'):
             if getattr(self, field) < 1: raise UsageError(f'{field}={getattr(self, field)}: expected at least 1')
+
+    def passes(self, task: int) -> int:
+        "Over the samples of a task."
+        return (task and self.n_epochs_inc) or self.n_epochs
 
 # %% ../nbs/11_engine.ipynb #96b08cfc
 @contextmanager
@@ -146,7 +154,7 @@ class Checkpoint:
 
     def clear(self) -> None: self.path.unlink(missing_ok=True)
 
-# %% ../nbs/11_engine.ipynb #0d555ecc
+# %% ../nbs/11_engine.ipynb #5d8063e9
 class Run:
     "One method on one stream, S seeds side by side. After `train`: `matrix` (S, T, T), `initial` (S, T), `seconds`, `losses`."
     clock = staticmethod(time.perf_counter)
@@ -158,8 +166,6 @@ class Run:
             raise UsageError(f'graph=True captures CUDA graphs, but the run is on {method.device.type}: leave it out or choose --device cuda')
         self.source = Joint(stream) if method.joint else stream
         self.phases = 1 if method.joint else stream.n_tasks
-        self.epochs = method.epochs if method.joint else training.n_epochs
-        method.passes = self.epochs
         S, T = len(method.seeds), stream.n_tasks
         self.matrix = torch.full((S, T, T), float('nan'), dtype=torch.float64)
         self.initial = torch.full((S, T), float('nan'), dtype=torch.float64)
@@ -202,10 +208,21 @@ class Run:
         "An event with a row of the accuracy matrix, mean over seeds."
         self.on_event({'kind': 'task', 'task': row, 'accuracy': self.matrix[:, row].mean(0).tolist(), 'seconds': self.seconds})
 
+    def order(self, task: int, epoch: int) -> torch.Tensor:
+        "Positions (S, n) of the samples of one pass."
+        if self.method.joint: return self.source.order(epoch)
+        order = self.source.order(task)
+        if not (self.training.reshuffle and epoch): return order
+        return order.gather(1, orders(self.method.seeds, 'reshuffle', f'{task}/{epoch}', order.shape[1]))
+
     def batches(self, task: int) -> list[torch.Tensor]:
-        "Positions of each batch of the task, epoch after epoch, on the device."
-        orders = [self.source.order(epoch if self.method.joint else task) for epoch in range(self.epochs)]
-        return [batch for order in orders for batch in order.to(self.method.device).split(self.training.batch_size, 1)]
+        "Positions of each batch of the task, pass after pass, on the device. Raises UsageError where there is none."
+        size = self.training.batch_size
+        self.method.passes = self.method.epochs if self.method.joint else self.training.passes(task)
+        passes = [self.order(task, epoch).to(self.method.device).split(size, 1) for epoch in range(self.method.passes)]
+        found = [batch for batches in passes for batch in batches if batch.shape[1] == size or not self.training.drop_last]
+        if not found: raise UsageError(f'drop_last leaves no batch of {size} rows: expected a smaller batch_size')
+        return found
 
     def train_task(self, task: int, start: int, saved: dict | None) -> None:
         "Steps `start`… of a task; `saved` is the state to go on from."
@@ -215,15 +232,15 @@ class Run:
         else: self.method.begin_task(task)
         tables = self.method.draw([batch.shape[1] for batch in batches])
         step = GraphedStep(self.method) if self.training.graph else self.method.step
-        total, report = len(batches) * self.phases, 0.0
+        total, report = self.n_batches + len(batches) * (self.phases - task), 0.0
         for k in range(start, len(batches)):
             x, y = self.source.train(task, batches[k])
             loss = step(x=x, y=y, **{name: table[k] for name, table in tables.items()})
             last = k + 1 == len(batches)
             if last or time.monotonic() - report > 0.5:
                 report, mean = time.monotonic(), loss.mean().item()
-                self.losses.append([task * len(batches) + k + 1, mean])
-                self.on_event({'kind': 'loss', 'task': task, 'step': task * len(batches) + k + 1, 'n_steps': total, 'loss': mean})
+                self.losses.append([self.n_batches + k + 1, mean])
+                self.on_event({'kind': 'loss', 'task': task, 'step': self.n_batches + k + 1, 'n_steps': total, 'loss': mean})
             if self.checkpoint and not last and self.checkpoint.due():
                 self.seconds = earlier + self.clock() - began
                 self.checkpoint.save(self.state(task, k + 1))

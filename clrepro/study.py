@@ -66,7 +66,7 @@ def configure(paper: str, **given) -> Config:
                   tuple(parse_seeds(values['seeds'])) if values['seeds'] else (), values['live'], Path(values['out']), names('methods'),
                   names('streams'), names('only'), names('stages'), values['jobs'], values['fresh'], values['overrides'])
 
-# %% ../nbs/19b_study.ipynb #85caba97
+# %% ../nbs/19b_study.ipynb #079cdcfe
 class Study:
     """Runs plans of one config, one after the other, and writes what came out: `with Study(config) as study: …`.
 
@@ -108,7 +108,7 @@ class Study:
             points[method] = [dict(zip(free, combination)) for combination in product(*free.values())]
             columns = {name: [point[name] for point in points[method] for _ in seeds] for name in free}
             cells[method] = self.config.cell(method, stream, tuple(seeds) * len(points[method]), 'selection', settings[method],
-                                             columns | {'validation': True})
+                                             columns | {'validation': True, 'n_tasks': 0})
         accs, chosen = iter([row['metrics']['acc'] for row in self.records(list(cells.values()))]), {}
         for method in cells:
             found = [[next(accs) for _ in seeds] for _ in points[method]]

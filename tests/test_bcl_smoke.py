@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from clrepro.bcl_plan import SELECTED
+from clrepro.core import root
 from clrepro.runs import known_methods
 
 CLI = [sys.executable, '-m', 'clrepro']
@@ -54,3 +56,9 @@ def test_the_verdict_box_is_filled_in(smoke):
     [box] = [cell for cell in notebook['cells'] if 'verdict-box' in cell['metadata'].get('tags', [])]
     shown = ''.join(box['outputs'][0]['data']['text/markdown'])
     assert 'smoke' in shown and 'not comparable' in shown
+
+
+def test_quick_uses_what_the_study_chose():
+    selection = json.loads((root()/'figures/bcl/results.json').read_text())['selection']
+    chosen = {entry['method']: entry['chosen'] for entry in selection if entry['stream'] == 'permuted_mnist'}
+    assert {method: chosen[method] for method in SELECTED} == SELECTED

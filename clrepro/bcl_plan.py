@@ -34,13 +34,13 @@ SEEDS = {'smoke': (100, 101), 'quick': (100, 101, 102), 'study': tuple(range(100
 IMAGE_SEEDS = SEEDS | {'study': (100, 101, 102)}
 VALIDATION_SEEDS = (200, 201, 202)
 
-# %% ../nbs/22_bcl_plan.ipynb #17ab045e
+# %% ../nbs/22_bcl_plan.ipynb #fb8f0061
 MAIN = {
     'finetune': {'lr': 0.1}, 'er': {}, 'kdr': {}, 'bcl_single': {'inner_steps': 4}, 'bcl_dual': {'inner_steps': 1, 'n_meta': 2}, 'offline': {},
     'ewc': {'n_memories': 10}, 'gem': {}, 'agem': {}, 'lwf': {}, 'ftml': {'inner_steps': 2, 'n_meta': 2}, 'independent': {}, 'mer': {}, 'icarl': {},
 }
 SELECTED = {
-    'ewc': {'lr': 0.1, 'memory_strength': 30.0}, 'gem': {'lr': 0.1, 'memory_strength': 1.0}, 'agem': {'lr': 0.1},
+    'ewc': {'lr': 0.1, 'memory_strength': 30.0}, 'gem': {'lr': 0.1, 'memory_strength': 0.5}, 'agem': {'lr': 0.1},
     'lwf': {'lr': 0.1, 'memory_strength': 100.0}, 'ftml': {'lr': 0.1, 'beta': 0.3}, 'independent': {'lr': 0.1}, 'mer': {'lr': 0.03, 'beta': 0.3},
 }
 IMAGE_MAIN = {

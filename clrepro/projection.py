@@ -41,10 +41,15 @@ def nonnegative_minimum(P: torch.Tensor,  # (S, t, t), symmetric positive defini
         if free.device.type == 'cpu' and torch.equal(free, before): break  # all are at their minimum; more rounds would change nothing
     return w * scale
 
-# %% ../nbs/09c_projection.ipynb #c65776ae
+# %% ../nbs/09c_projection.ipynb #f013208e
 def products(left, right) -> torch.Tensor:
-    "Inner products (S, n, k) float64 of gradients: lists, one entry a parameter, of (S, n, ...) and (S, k, ...)."
-    return sum((a.flatten(2) @ b.flatten(2).mT).double() for a, b in zip(left, right))
+    """Inner products (S, n, k) float64 of gradients: lists, one entry a parameter, of (S, n, ...) and (S, k, ...).
+
+    A single gradient is multiplied twice: products of vectors round otherwise in company than alone.
+    """
+    n, k = left[0].shape[1], right[0].shape[1]
+    twice = lambda g: torch.cat([g, g], 1) if g.shape[1] == 1 else g
+    return sum((twice(a).flatten(2) @ twice(b).flatten(2).mT).double() for a, b in zip(left, right))[:, :n, :k]
 
 def combine(gradient,  # list of (S, ...)
             past,      # list of (S, t, ...)

@@ -32,9 +32,9 @@ def test_results(smoke):
     for run in results['runs']:
         values = [v for row in run['accuracy_matrix'] if row for v in row] + run['initial_accuracy'] + [run['metrics']['acc'], run['seconds']]
         assert all(map(math.isfinite, values)), run['method']
-    for method in {run['method'] for run in results['runs']}:  # on average: with the grid's λ a seed of EWC may collapse, as one of ten does in the study
-        accs = [run['metrics']['acc'] for run in results['runs'] if run['method'] == method]
-        assert sum(accs) / len(accs) > 0.2, method  # chance is 0.1
+        assert run['metrics']['acc'] > 0.2 or run['method'] == 'ewc', run['method']  # chance is 0.1; with the grid's λ a seed of EWC may collapse
+    ewc = [run['metrics']['acc'] for run in results['runs'] if run['method'] == 'ewc']
+    assert sum(ewc) / len(ewc) > 0.2
     assert {claim['verdict'] for claim in results['claims']} == {'not comparable'}
     assert 'STAND-IN' in done.stdout.strip().splitlines()[-1] and seconds < 60
 

@@ -154,7 +154,7 @@ class Checkpoint:
 
     def clear(self) -> None: self.path.unlink(missing_ok=True)
 
-# %% ../nbs/11_engine.ipynb #5d8063e9
+# %% ../nbs/11_engine.ipynb #2f4917c3
 class Run:
     "One method on one stream, S seeds side by side. After `train`: `matrix` (S, T, T), `initial` (S, T), `seconds`, `losses`."
     clock = staticmethod(time.perf_counter)
@@ -203,6 +203,10 @@ class Run:
             self.tell(row)
         if self.checkpoint: self.checkpoint.save(self.state(self.phases, 0))
         return self
+
+    def recorded(self, i: int) -> tuple[dict, dict]:
+        "What the record of seed number i says besides, and arrays that go beside it."
+        return {}, {}
 
     def tell(self, row: int) -> None:
         "An event with a row of the accuracy matrix, mean over seeds."

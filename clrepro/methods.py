@@ -14,7 +14,7 @@ from .memory import Rings
 from .nn import cross_entropy, descend, evaluating, spread
 from .rng import subsets
 
-# %% ../nbs/09_methods.ipynb #2da31f67
+# %% ../nbs/09_methods.ipynb #78d2d663
 class Method(Configured):
     """Base of all methods; S seeds train side by side.
 
@@ -27,6 +27,8 @@ class Method(Configured):
     per_task = False  # True: wants a list of narrow networks, one a task
     passes = 1        # over a task's batches; the engine sets it
     network = None    # a method with a network of its own: classmethod (seeds, stream, training, device, fields) -> module
+    work = 1          # of a row in that network, beside an MLP's with three layers of 128
+    runner = 'clrepro.engine.Run'  # what trains it: a class or its dotted path
     lr: float = 0.03  # step size of gradient descent (alpha)
 
     def __init__(self, net, seeds, heads, n_tasks: int, **fields):

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'DATA', 'STAGES', 'PAPERS', 'TYPES', 'ALIASES', 'Experiment', 'Paper', 'find', 'results_folder',
-           'Parameter', 'comments', 'parameters', 'configured', 'fields', 'check_overrides', 'original', 'check']
+           'Parameter', 'comments', 'parameters', 'configured', 'fields', 'check_overrides', 'original', 'check',
+           'check_named']
 
-# %% ../nbs/18_papers.ipynb #5bca6e06
+# %% ../nbs/18_papers.ipynb #95eaa926
 import ast
 import io
 import json
 import re
 import tokenize
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from .core import UsageError, closest, coerce, parse_seeds, root
 
-# %% ../nbs/18_papers.ipynb #b96453de
+# %% ../nbs/18_papers.ipynb #e6db561d
 PROFILES = ('smoke', 'quick', 'study', 'full')
 DATA = ('auto', 'real', 'standin')
 STAGES = ('run', 'figures')
@@ -42,6 +44,8 @@ class Paper:
     modules: tuple     # modules whose fields are its parameters
     quick_data: tuple
     minutes: dict      # expected, by profile; full on a CUDA GPU, the others on 2 CPU cores
+    bases: tuple = ()  # modules that hold nothing but base classes of those
+    named: str = ''    # module whose `experiment(name, **overrides)` stands for a named experiment of the original, of EXPERIMENTS
 
     @property
     def path(self) -> Path: return root()/self.notebook
@@ -53,7 +57,7 @@ class Paper:
     @property
     def figures(self) -> list[str]: return [figure for experiment in self.experiments for figure in experiment.figures]
 
-# %% ../nbs/18_papers.ipynb #aae7ea3c
+# %% ../nbs/18_papers.ipynb #5050487d
 PAPERS = {paper.name: paper for paper in (
     Paper('bcl', 'Bilevel Continual Learning',
           'Quang Pham, Doyen Sahoo, Chenghao Liu, Steven C. H. Hoi. Bilevel Continual Learning. arXiv:2007.15553, 2020.',
@@ -67,6 +71,20 @@ PAPERS = {paper.name: paper for paper in (
           data=('mnist', 'cifar100'), quick_data=('mnist',),
           modules=('streams', 'splits', 'methods', 'regularised', 'projection', 'meta', 'icarl', 'bcl', 'engine'),
           minutes={'smoke': 0.5, 'quick': 2, 'study': 35, 'full': 240}),
+    Paper('sparse_synapses', 'Sparse Dynamic Synapses for Continual Learning',
+          'Vincenzo Lomonaco. The Unreasonable Effectiveness of Sparse Dynamic Synapses for Continual Learning. Repository, 2019; there is no paper.',
+          ('https://github.com/Pervasive-AI-Lab/sparse-dynamic-synapses', 'https://github.com/numenta/nupic.torch', 'https://arxiv.org/abs/1903.11257'),
+          'nbs/papers/sparse_synapses.ipynb',
+          (Experiment('pair', ('fig1', 'fig2', 'fig3', 'fig4'), "dense and k-winners on Permuted MNIST, with the original's recorded curves"),
+           Experiment('statistics', ('fig5', 'fig5b', 'fig6', 'fig7', 'fig7b', 'fig9'), 'units and weights on, duty cycles, overlap, synapses that move'),
+           Experiment('sweeps', ('fig8a', 'fig8b', 'fig8c', 'fig8d'), 'winners, density, step size, number of tasks (8a-8c: study, full)'),
+           Experiment('methods', ('fig10',), 'thirteen methods under one protocol (study, full)'),
+           Experiment('settings', ('fig11',), 'where the difference holds, shrinks, vanishes or turns round (study, full)'),
+           Experiment('growth', ('fig12',), "growth's and consolidation's own effects (study, full)"),
+           Experiment('cifar', ('fig13',), 'MLP and CNN on ICifar10 and ICifar100 (study, full)')),
+          data=('mnist', 'cifar10', 'cifar100'), quick_data=('mnist',), bases=('streams', 'methods', 'rewiring'), named='clrepro.sparse_experiments',
+          modules=('sparse_streams', 'splits', 'sparse_methods', 'dynamic', 'task_masks', 'selfless', 'sparse_experiments', 'engine'),
+          minutes={'smoke': 1, 'quick': 3, 'study': 70, 'full': 240}),
 )}
 
 def find(names=()) -> list[Paper]:
@@ -118,7 +136,7 @@ def parameters(notebook) -> dict:
             raise UsageError(f'{notebook}: parameters must be written as name = literal, found {ast.unparse(node)!r}') from None
     return found
 
-# %% ../nbs/18_papers.ipynb #581ca543
+# %% ../nbs/18_papers.ipynb #494a86f4
 TYPES = {'int': int, 'float': float, 'bool': bool, 'str': str, 'tuple': tuple}
 
 def _class(node: ast.ClassDef, meaning: dict) -> dict:
@@ -132,25 +150,32 @@ def _class(node: ast.ClassDef, meaning: dict) -> dict:
             out['plain'][item.targets[0].id] = item.value.value
     return out
 
-def configured(sources) -> list[Parameter]:
+def configured(sources,
+               bases=(),  # sources whose classes are only inherited from
+               ) -> list[Parameter]:
     "The fields of every named `Configured` class in Python sources, inherited ones included."
-    classes = {}
-    for source in sources:
-        meaning = comments(source)
-        for node in ast.parse(source).body:
-            if not isinstance(node, ast.ClassDef): continue
-            if {'Configured', *classes} & {getattr(base, 'id', '') for base in node.bases}:
-                classes[node.name] = _class(node, meaning)
-    found, bases = [], {base for body in classes.values() for base in body['bases']}
+    modules = [(ast.parse(source).body, comments(source), source in bases) for source in (*bases, *sources)]
+    defined = {node.name: (node, meaning) for body, meaning, _ in modules for node in body if isinstance(node, ast.ClassDef)}
+    ours = lambda name: name == 'Configured' or name in defined and any(ours(getattr(base, 'id', '')) for base in defined[name][0].bases)
+    classes = {name: _class(*facts) for name, facts in defined.items() if ours(name)}
+    unlisted = set().union(*(_unlisted(body, inherited_only) for body, _, inherited_only in modules))
+    found, inherited = [], {base for body in classes.values() for base in body['bases']}
     for cls, body in classes.items():
         plain, fields = {}, {}
         for base in reversed(_lineage(cls, classes)):
             plain |= classes[base]['plain']
             for name, facts in classes[base]['fields'].items(): fields[name] = (*facts, fields.get(name, (base,))[-1])
-        if 'name' not in body['plain'] or cls in bases and plain['name'] == plain['kind']: continue
+        if cls in unlisted or 'name' not in body['plain'] or cls in inherited and plain['name'] == plain['kind']: continue
         found += [Parameter(name, *facts, owner=plain['name'], kind=plain['kind'], origin=origin)
                   for name, (*facts, origin) in fields.items()]
     return found
+
+def _unlisted(body: list, inherited_only: bool) -> set:
+    "The classes of a module that its METHODS or STREAMS leaves out."
+    listed = {name.id for node in body if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') in ('METHODS', 'STREAMS')
+              for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+    names = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    return names if inherited_only else names - listed if listed else set()
 
 def _lineage(cls: str, classes: dict) -> list[str]:
     "The class and its bases, nearest first."
@@ -158,10 +183,10 @@ def _lineage(cls: str, classes: dict) -> list[str]:
 
 def fields(paper: Paper) -> list[Parameter]:
     "Every field that the paper's `overrides` can address."
-    files = [root()/'clrepro'/f'{module}.py' for module in paper.modules]
-    return configured([file.read_text(encoding='utf-8') for file in files if file.exists()])
+    files = lambda modules: [file.read_text(encoding='utf-8') for module in modules if (file := root()/'clrepro'/f'{module}.py').exists()]
+    return configured(files(paper.modules), files(paper.bases))
 
-# %% ../nbs/18_papers.ipynb #226d31c5
+# %% ../nbs/18_papers.ipynb #cd6337cc
 def check_overrides(overrides: dict,       # {name or owner.name: value}
                     rows: list[Parameter],
                     selected=(),           # names of methods and streams; empty: all
@@ -169,8 +194,10 @@ def check_overrides(overrides: dict,       # {name or owner.name: value}
     "Raise UsageError for a name that no class has, for an ambiguous bare name, for an ill-typed value."
     names = {row.name for row in rows} | {f'{row.owner}.{row.name}' for row in rows}
     for name, value in overrides.items():
-        if name not in names: raise UsageError(closest(str(name), names, 'override'))
-        owner, _, field = name.rpartition('.')
+        owner, _, field = str(name).rpartition('.')
+        if name not in names:
+            near = {n for n in names if n.startswith(f'{owner}.')} or {row.owner for row in rows} if owner else {row.name for row in rows}
+            raise UsageError(closest(str(name), near, 'override'))
         meant = [row for row in rows if row.name == field and owner in ('', row.owner)]
         if not owner: meant = [row for row in meant if row.kind == 'training' or not selected or row.owner in selected] or meant
         if len({row.origin for row in meant}) > 1:
@@ -178,7 +205,7 @@ def check_overrides(overrides: dict,       # {name or owner.name: value}
             raise UsageError(f'override {field!r} means different things in what is selected: say which, as one of {prefixed}')
         coerce(name, value, meant[0].type, len(value) if isinstance(value, list) else 1)
 
-# %% ../nbs/18_papers.ipynb #087c0e5f
+# %% ../nbs/18_papers.ipynb #6f18a556
 ALIASES = {'single': 'finetune'}  # names of the originals
 
 def original(name: str) -> str:
@@ -209,6 +236,11 @@ def check(paper: Paper, given: dict) -> dict:
     _check_values(paper, values)
     return values
 
+def check_named(paper: Paper, overrides: dict) -> None:
+    "Raise UsageError where `name` is no experiment of the original, or where what stands beside it doesn't fit."
+    if not paper.named: raise UsageError(f"name={overrides['name']!r}: {paper.name} has no named experiments")
+    import_module(paper.named).experiment(**overrides)
+
 def _check_values(paper: Paper, values: dict) -> None:
     "Raise UsageError for a value of the common parameters that names nothing."
     from clrepro.live import parse_live
@@ -225,4 +257,5 @@ def _check_values(paper: Paper, values: dict) -> None:
     if not _choose(values['stages'], STAGES, 'stage'): raise UsageError('no stage given: expected run, figures or both')
     methods = _choose(values['methods'], owners('method'), 'method') or owners('method')
     streams = _choose(values['streams'], owners('stream'), 'stream') or owners('stream')
-    check_overrides(values['overrides'], rows, {*methods, *streams})
+    if 'name' in values['overrides']: check_named(paper, values['overrides'])
+    else: check_overrides(values['overrides'], rows, {*methods, *streams})

@@ -38,7 +38,7 @@ PROVENANCE = {'commit': (str, type(None)), 'versions': dict, 'device': str, 'thr
 VERDICTS = ('holds', 'does not hold', 'undecided', 'reproduced', 'not reproduced', 'not comparable', 'not asserted', 'diagnostic',
             'exact', 'not exact', 'not run')
 
-# %% ../nbs/17_results.ipynb #6050a33b
+# %% ../nbs/17_results.ipynb #02a41717
 def _require(good: bool, where: str, problem: str) -> None:
     if not good: raise DataError(f'results.json: {where}: {problem}. Write it again with clrepro reproduce.')
 
@@ -63,10 +63,11 @@ def _check_run(run: dict, where: str) -> None:
     _fits(run, RUN, where)
     _fits(run['metrics'], {'acc': MAYBE, 'fm': MAYBE, 'la': MAYBE}, f'{where}.metrics')
     R, n_tasks = run['accuracy_matrix'], len(run['accuracy_matrix'])
-    square = n_tasks > 0 and all(row is None or (isinstance(row, list) and len(row) == n_tasks) for row in R)
-    _require(square, f'{where}.accuracy_matrix', 'expected T rows of T values, rows may be null')
-    initial = run['initial_accuracy'] or [None] * n_tasks
-    _require(len(initial) == n_tasks, f'{where}.initial_accuracy', f'expected {n_tasks} values, found {len(initial)}')
+    tests = {len(row) if isinstance(row, list) else 0 for row in R if row is not None}
+    _require(n_tasks > 0 and tests <= {n_tasks} or tests == {1}, f'{where}.accuracy_matrix', 'expected T rows of T values, or of one, rows may be null')
+    n_tests = max(tests, default=n_tasks)
+    initial = run['initial_accuracy'] or [None] * n_tests
+    _require(len(initial) == n_tests, f'{where}.initial_accuracy', f'expected {n_tests} values, found {len(initial)}')
     accuracies = [x for row in R if row for x in row] + initial + [run['metrics']['acc'], run['metrics']['la']]
     _require(all(map(_fraction, accuracies)), where, 'an accuracy is not a fraction in 0..1')
 

@@ -28,17 +28,18 @@ from .metrics import summary
 from .papers import original
 from .records import Store, class_code
 
-# %% ../nbs/13_runs.ipynb #3964f2be
-METHOD_MODULES = ('clrepro.methods', 'clrepro.regularised', 'clrepro.projection', 'clrepro.meta', 'clrepro.icarl', 'clrepro.bcl')
+# %% ../nbs/13_runs.ipynb #5c90ee2b
+METHOD_MODULES = ('clrepro.methods', 'clrepro.regularised', 'clrepro.projection', 'clrepro.meta', 'clrepro.icarl', 'clrepro.bcl',
+                  'clrepro.sparse_methods', 'clrepro.dynamic', 'clrepro.task_masks', 'clrepro.selfless', 'clrepro.sparse_experiments')
 
 def known_methods() -> dict:
     "{record name: class} of every method, the papers' included."
     return {name: cls for module in METHOD_MODULES for name, cls in import_module(module).METHODS.items()}
 
 def known_streams() -> dict:
-    "{record name: class} of every stream."
-    from clrepro import splits, streams
-    return streams.STREAMS | splits.STREAMS
+    "{record name: class} of every stream; a name that two papers have means the one of `clrepro.streams`."
+    from clrepro import sparse_streams, splits, streams
+    return sparse_streams.STREAMS | streams.STREAMS | splits.STREAMS
 
 def resolve(what, known: dict, kind: str):
     "The class that `what` stands for: a class, a known name, or the dotted path of a class of your own. Raises UsageError."
@@ -93,7 +94,7 @@ class Cell:
         pick = lambda value: [value[i] for i in positions] if isinstance(value, list) and len(value) == len(self.seeds) else value
         return replace(self, seeds=tuple(self.seeds[i] for i in positions), options={name: pick(value) for name, value in self.options.items()})
 
-# %% ../nbs/13_runs.ipynb #4a09ac66
+# %% ../nbs/13_runs.ipynb #b337213a
 WORK = {'mlp': 1, 'reduced_resnet18': 100, 'resnet18': 10_000}  # of a row, at the size of image each is for
 
 class Group:
@@ -107,7 +108,8 @@ class Group:
         self.method_class, self.method_options = method_class, options['method']
         probe = method_class.__new__(method_class)
         probe.configure(self.method_options, len(cell.seeds))
-        code = class_code(method_class, stream_class)
+        self.runner = resolve(probe.runner, {}, 'runner')
+        code = class_code(method_class, stream_class, *([] if self.runner is Run else [self.runner]))
         self.configs = [{'method': {'name': method_class.name} | probe.config(i), 'stream': {'name': stream_class.name} | self.stream.config(i),
                          'training': self.training.config(i), 'seed': seed, 'device': torch.device(device).type, 'code': code,
                          'data': [{key: entry[key] for key in ('name', 'sha256', 'standin')} for entry in self.stream.data]}
@@ -122,7 +124,7 @@ class Group:
         label = {'cell': cell.name, 'method': method.name, 'variant': cell.variant, 'stream': self.stream.name, 'seeds': list(cell.seeds)}
         send = (lambda event: on_event(label | event)) if on_event else None
         if send: send({'kind': 'start', 'n_tasks': self.stream.n_tasks})
-        run = Run(method, self.stream, self.training, send, checkpoint).train()
+        run = self.runner(method, self.stream, self.training, send, checkpoint).train()
         size = len(cell.seeds)
         shared = {'method': method.name, 'variant': cell.variant, 'stream': self.stream.name, 'seconds': run.seconds / size,
                   'eval_seconds': run.eval_seconds / size, 'group_size': size, **method.counts, 'n_batches': run.n_batches,
@@ -133,9 +135,11 @@ class Group:
         for i, seed in enumerate(cell.seeds):
             matrix = [None if row.isnan().any() else [round(v, 9) for v in row.tolist()] for row in run.matrix[i]]
             initial = [round(v, 9) for v in run.initial[i].tolist()]
+            more, arrays = run.recorded(i)
             record = shared | {'seed': seed, 'config': self.configs[i], 'config_hash': self.keys[i], 'metrics': summary(matrix, initial),
-                               'accuracy_matrix': matrix, 'initial_accuracy': initial}
-            out.append((record, {'matrix': run.matrix[i].numpy(), 'losses': torch.tensor(run.losses, dtype=torch.float64).numpy()}))
+                               'accuracy_matrix': matrix, 'initial_accuracy': initial} | more
+            arrays |= {'matrix': run.matrix[i].numpy(), 'losses': torch.tensor(run.losses, dtype=torch.float64).numpy()}
+            out.append((record, arrays))
         if send: send({'kind': 'end', 'acc': sum(r['metrics']['acc'] for r, _ in out) / size, 'seconds': run.seconds})
         return out
 
@@ -146,7 +150,9 @@ class Group:
         probe.configure(self.method_options, len(self.cell.seeds))
         probe.n_tasks = self.stream.n_tasks
         name = self.stream.network if self.training.network == 'auto' else self.training.network
-        return len(self.cell.seeds) * self.stream.n_tasks * self.stream.order(0).shape[1] * probe.evals_a_batch * WORK.get(name, 1)
+        work = probe.work if probe.network else WORK.get(name, 1)
+        passes = sum(self.training.passes(task) for task in range(self.stream.n_tasks))
+        return len(self.cell.seeds) * passes * self.stream.order(0).shape[1] * probe.evals_a_batch * work
 
 def groups_of(cell: Cell, device: str, data: str) -> list[Group]:
     "The groups of seeds of a cell that really train together: all of them where method and stream allow it."

@@ -137,7 +137,7 @@ class CumulLegacy(JointTraining):
 
 METHODS = {cls.name: cls for cls in (JointTraining, CumulLegacy)}
 
-# %% ../nbs/23e_experiments.ipynb #4f3147ef
+# %% ../nbs/23e_experiments.ipynb #b9cef78e
 _TRAINING = {'mb_size': 'batch_size', 'train_ep': 'n_epochs', 'train_ep_inc': 'n_epochs_inc', 'reshuffle': 'reshuffle', 'drop_last': 'drop_last'}
 _STREAM = ('use', 'n_test', 'pseed', 'padded_to', 'run', 'run_seed', 'train_per_class', 'test_per_class')
 _NET = ('cnn', 'hidden_units', 'hidden_layers', 'dropout', 'lr', 'nesterov', 'momentum', 'weight_decay')
@@ -182,7 +182,7 @@ def method_of(values: dict,  # of PARAMETERS
     names = [*_NET, *(key for key in _CNN_NET if values['cnn'] and values[key])]
     if values['sparsify'] and (competes or values['cumul']): names += [*winners, *_BOOST]
     if values['sparsify'] and masked: names += weights
-    options = {key: values[key] for key in names}
+    options = {key: values[key] for key in (*names, 'record_stats')}
     if values['cumul']:
         name = 'cumul_legacy' if values['heads'] == 'faithful' else 'joint'
         return name, options | {'sparsify': values['sparsify'], 'epochs': values['train_ep']}

@@ -41,7 +41,7 @@ class Events:
     def __getitem__(self, k: int):
         return {name: make() for name, make in self.due[k].items()} if k in self.due else self.nothing
 
-# %% ../nbs/23_sparse_methods.ipynb #3aba9fb0
+# %% ../nbs/23_sparse_methods.ipynb #128a608a
 class SparseMethod(Method):
     """Fine-tuning by SGD on an MLP or CNN whose activations or weights may be sparse.
 
@@ -76,6 +76,7 @@ class SparseMethod(Method):
     hidden_layers: int = 1
     dropout: float = 0.5
     faithful_heads: bool = False         # heads after the first stay as they were drawn (T4)
+    record_stats: bool = False           # statistics of units and synapses go into the record
 
     by_seed = ('lr', 'momentum', 'weight_decay', 'boost_strength')  # may differ by seed
 
@@ -86,6 +87,12 @@ class SparseMethod(Method):
         self.velocity = [torch.zeros_like(p) for p in self.params]
         readout = {id(p) for p in self.net.readout.parameters()}
         self.readout = [index for index, p in enumerate(self.params) if id(p) in readout]
+
+    @property
+    def runner(self): return 'clrepro.sparse_stats.RecordedRun' if self.record_stats else super().runner
+
+    @property
+    def work(self): return 30 if self.cnn else max(1, self.hidden_units * self.hidden_layers // 160)
 
     @classmethod
     def network(cls, seeds, stream, training, device, fields: dict):

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['NETWORK', 'TRAINING', 'P10', 'TINY', 'SETTINGS', 'SPLIT', 'CIFAR', 'SEEDS', 'FEW', 'VALIDATION_SEED', 'PERMUTED',
-           'SPLITS', 'CIFARS', 'METHODS', 'COMPARED', 'PAIR', 'CONVOLVES', 'FAITHFUL', 'MAIN', 'SPLIT_MAIN', 'SPARSER',
-           'MASKED', 'LR', 'GRIDS', 'WINNERS', 'RATES', 'VARIANTS', 'ALONE', 'FACTORS', 'PAIRED', 'GROWTH', 'PUBLISHED',
-           'FIGURE_RUNS', 'GRID_OF', 'SHORT', 'published', 'deep', 'streams_of', 'methods_of', 'baselines',
-           'cifar_settings', 'settings_of', 'variants_of', 'seeds_of', 'arm_cell', 'plan', 'best', 'figure_names',
-           'needed', 'tuned', 'grids', 'choose']
+           'SPLITS', 'CIFARS', 'METHODS', 'COMPARED', 'PAIR', 'OBSERVED', 'MOVING', 'CONVOLVES', 'FAITHFUL', 'MAIN',
+           'SPLIT_MAIN', 'SPARSER', 'MASKED', 'LR', 'GRIDS', 'WINNERS', 'RATES', 'VARIANTS', 'ALONE', 'FACTORS',
+           'GROWTH', 'TABLED', 'PUBLISHED', 'FIGURE_RUNS', 'GRID_OF', 'SHORT', 'published', 'deep', 'streams_of',
+           'methods_of', 'baselines', 'cifar_settings', 'settings_of', 'variants_of', 'seeds_of', 'arm_cell', 'plan',
+           'named_cell', 'best', 'figure_names', 'needed', 'tuned', 'grids', 'choose']
 
-# %% ../nbs/24_sparse_plan.ipynb #cdbc7c5b
+# %% ../nbs/24_sparse_plan.ipynb #3786bc66
 from dataclasses import replace
 
 from .core import UsageError
 from .dynamic import METHODS as DYNAMIC
+from .runs import Cell
 from .selfless import METHODS as SELFLESS
 from .sparse_experiments import METHODS as CUMULATIVE
 from .sparse_experiments import experiment
@@ -22,7 +23,7 @@ from .sparse_methods import METHODS as SPARSE
 from .sparse_streams import PAPER_STREAMS
 from .task_masks import METHODS as TASK_MASKS
 
-# %% ../nbs/24_sparse_plan.ipynb #c2b4cb2a
+# %% ../nbs/24_sparse_plan.ipynb #e5913e1e
 NETWORK = dict(hidden_units=500, hidden_layers=1, dropout=0.5, percent_on_fc=0.02, boost_strength=1.0, lr=0.1, nesterov=True, momentum=0.9, weight_decay=1e-4)
 TRAINING = dict(batch_size=128, n_epochs=4, reshuffle=True, drop_last=True)
 P10 = NETWORK | TRAINING | dict(n_tasks=10, use=12000.0, n_test=2000, pseed=-1)
@@ -45,6 +46,7 @@ CIFARS = ('icifar10_task', 'icifar10_class', 'icifar100_task', 'icifar100_class'
 METHODS = SPARSE | DYNAMIC | TASK_MASKS | SELFLESS | CUMULATIVE
 COMPARED = tuple(name for name in METHODS if name not in CUMULATIVE)
 PAIR = ('dense', 'kwinners')
+OBSERVED, MOVING = (*PAIR, 'kwinners_sparse_weights', 'dynamic'), ('dynamic', 'dynamic_budget')  # their main runs record statistics
 CONVOLVES = tuple(name for name in METHODS if name not in ('lwta', 'selfless', *DYNAMIC))  # the others have the MLP only
 FAITHFUL = tuple(name for name in COMPARED if 'faithful_heads' in METHODS[name].fields())
 
@@ -56,7 +58,7 @@ MASKED = ('sparse_weights', 'kwinners_sparse_weights', 'dynamic', 'set', 'rigl')
 LR = (0.01, 0.03, 0.1, 0.2)
 GRIDS = dict.fromkeys(COMPARED, LR) | {'piggyback': tuple(factor * 1e-4 for factor in (0.1, 0.3, 1, 3))}
 
-# %% ../nbs/24_sparse_plan.ipynb #8fa766fe
+# %% ../nbs/24_sparse_plan.ipynb #d518e553
 WINNERS = {1: 'k_1', 5: 'k_5', 10: 'main', 25: 'k_25', 100: 'k_100'}  # of 500 units
 RATES = {'dense': (0.001, 0.003, 0.01, 0.03), 'kwinners': (0.01, 0.05, 0.2)}
 _rates = {method: {f'lr_{lr}': {'lr': lr} for lr in values} for method, values in RATES.items()}
@@ -68,23 +70,24 @@ VARIANTS = {
 }
 ALONE = {'growth_only': {'eta': 1.0}, 'consolidation_only': {'growth': 'none'}}
 FACTORS = ALONE | {f'density_0.1_{name}': SPARSER['density_0.1'] | change for name, change in ALONE.items()}  # with `main`, `density_0.1`: the 2 x 2
-PAIRED = ('main', 'faithful_heads', *SPARSER, *FACTORS)  # variants of which the claims' methods have five seeds in the study
 GROWTH = {
     'density_0.1_set': SPARSER['density_0.1'] | {'growth': 'set', 'eta': 1.0}, 'density_0.1_open_head': SPARSER['density_0.1'] | {'protect_head': False},
     'density_0.1_frozen': SPARSER['density_0.1'] | {'eta': 0.0}, 'density_1': {'weight_sparsity_fc': 1.0, 'growth': 'none'},
 }
 
-# %% ../nbs/24_sparse_plan.ipynb #1ce1282f
+TABLED = ('main', 'best_lr', *SPARSER, *FACTORS, *GROWTH)  # variants of the tables of methods and of growth: all seeds in the study
+
+# %% ../nbs/24_sparse_plan.ipynb #734b1776
 PUBLISHED = {  # variant: (dense, sparse)
     'published': ('MLP_1Layer', 'MLP_1LayerSparse'), 'published_2_layers': ('MLP_2Layers', 'MLP_2LayersSparse'), 'published_cnn': ('CNN', 'CNNSparse'),
 }
 
 def published(method: str) -> dict:
     "{variant: options} of the published runs of one arm."
-    runs = {variant: experiment(names[PAIR.index(method)]) for variant, names in PUBLISHED.items()} if method in PAIR else {}
+    runs = {variant: experiment(names[PAIR.index(method)], record_stats=False) for variant, names in PUBLISHED.items()} if method in PAIR else {}
     return {variant: run.options for variant, run in runs.items()}
 
-# %% ../nbs/24_sparse_plan.ipynb #bd566fbe
+# %% ../nbs/24_sparse_plan.ipynb #979b98bb
 def deep(config) -> bool: return config.profile in ('study', 'full')
 
 def streams_of(config) -> list[str]:
@@ -130,16 +133,19 @@ def variants_of(config, stream: str, method: str) -> dict:
     return main | (SPARSER if method in MASKED else {}) | VARIANTS.get(method, {}) | grown | shown
 
 def seeds_of(config, stream: str, method: str, variant: str) -> tuple:
-    "A profile's seeds; in the study five for what the claims compare, one for the published runs, three for the rest."
+    "A profile's seeds; in the study five for the tables of methods and of growth and for Split MNIST, one for the published runs, three for the rest."
     seeds = config.seeds or SEEDS[config.profile]
     if config.profile != 'study' or config.seeds: return seeds
     if variant in PUBLISHED: return seeds[:1]
-    paired = variant == 'best_lr' and method in PAIR or variant in PAIRED and method in (*PAIR, 'kwinners_sparse_weights', 'dynamic')
-    return seeds if paired and stream not in CIFARS else seeds[:FEW]
+    if stream == PERMUTED: return seeds if method in COMPARED and variant in TABLED else seeds[:FEW]
+    return seeds if stream in SPLITS and method in (*PAIR, 'kwinners_sparse_weights') else seeds[:FEW]
 
 def arm_cell(config, stream: str, method: str, variant: str, change: dict):
     "A cell of the plan."
     settings = {} if variant in PUBLISHED else settings_of(config, stream, method, variant == 'cnn')
+    as_main = variant == 'main' or variant == 'best_lr' and change.get('lr') == settings.get('lr')  # the same run
+    watched = stream == PERMUTED and method in (*OBSERVED, *MOVING) and as_main and not {'graph', 'compile', 'record_stats'} & set(config.overrides)
+    if watched: settings = settings | {'record_stats': True}
     return config.cell(METHODS.get(method, method), PAPER_STREAMS.get(stream, stream), seeds_of(config, stream, method, variant), variant, settings, change)
 
 def plan(config,
@@ -148,6 +154,7 @@ def plan(config,
     "The cells of a profile; those that the figures in `only` need, where there are any. On CIFAR main runs have the step size chosen, elsewhere `best_lr` has."
     if absent := set(config.only) - set(figure_names(config.profile)):
         raise UsageError(f'profile {config.profile} does not draw {", ".join(sorted(absent))}: it draws {", ".join(figure_names(config.profile))}')
+    if 'name' in config.overrides: return [named_cell(config)]
     cells = []
     for stream in streams_of(config):
         for method in methods_of(config, stream):
@@ -157,19 +164,24 @@ def plan(config,
                 cells += [arm_cell(config, stream, method, name, options) for name, options in arms.items() if needed(config, stream, method, name)]
     return cells
 
+def named_cell(config) -> Cell:
+    "The cell of a named experiment of the original, of its own size whatever the profile."
+    run = experiment(**config.overrides)
+    return Cell(METHODS[run.method], run.stream, config.seeds or SEEDS[config.profile], 'main', run.options)
+
 def best(variant: str) -> str:
     "The name of a variant at the step size chosen for it."
     return 'best_lr' if variant == 'main' else f'{variant}_best_lr'
 
-# %% ../nbs/24_sparse_plan.ipynb #2883be5b
-_OBSERVED = ((PERMUTED,), (*PAIR, 'kwinners_sparse_weights', 'dynamic'), ('main',))
+# %% ../nbs/24_sparse_plan.ipynb #504ee1ce
+_OBSERVED = ((PERMUTED,), OBSERVED, ('main',))
 FIGURE_RUNS = {  # figure: streams, methods and variants of the runs that it shows; (): all
     'fig1': ((PERMUTED,), PAIR, ('main',)), 'fig2': ((PERMUTED,), PAIR, ('main', *PUBLISHED)), 'fig3': ((PERMUTED,), PAIR, ('main',)),
-    'fig4': ((PERMUTED,), PAIR, ('main', *PUBLISHED)), 'fig5': _OBSERVED, 'fig6': _OBSERVED, 'fig7': _OBSERVED, 'fig7b': _OBSERVED,
+    'fig4': ((PERMUTED,), PAIR, ('main', *PUBLISHED)), 'fig5': _OBSERVED, 'fig5b': _OBSERVED, 'fig6': _OBSERVED, 'fig7': _OBSERVED, 'fig7b': _OBSERVED,
     'fig8a': ((PERMUTED,), ('kwinners',), tuple(WINNERS.values())),
     'fig8b': ((PERMUTED,), ('kwinners', 'kwinners_sparse_weights'), ('main', 'density_0.02', 'density_0.1')),
     'fig8c': ((PERMUTED,), PAIR, ('main', *(name for names in _rates.values() for name in names))),
-    'fig8d': ((PERMUTED,), (*PAIR, 'dynamic'), ('main',)), 'fig9': ((PERMUTED,), ('dynamic', 'dynamic_budget'), ('main', 'density_0.1')),
+    'fig8d': ((PERMUTED,), (*PAIR, 'dynamic'), ('main',)), 'fig9': ((PERMUTED,), MOVING, ('main',)),
     'fig10': ((PERMUTED,), (), ('main', 'best_lr', *SPARSER)),
     'fig11': ((PERMUTED, *SPLITS), (*PAIR, 'kwinners_sparse_weights'), ('main', 'best_lr', 'faithful_heads', *SPARSER, *(
         name for method in PAIR for name in VARIANTS[method] if name not in ('k_1', 'k_100')))),
@@ -178,7 +190,7 @@ FIGURE_RUNS = {  # figure: streams, methods and variants of the runs that it sho
 
 def figure_names(profile: str) -> list[str]:
     "The figures of a profile: those of sweeps, settings and CIFAR belong to `study` and `full`."
-    shallow = ('fig1', 'fig2', 'fig3', 'fig4', 'fig5', 'fig6', 'fig7', 'fig7b', 'fig8d', 'fig9')
+    shallow = ('fig1', 'fig2', 'fig3', 'fig4', 'fig5', 'fig5b', 'fig6', 'fig7', 'fig7b', 'fig8d', 'fig9')
     return list(FIGURE_RUNS) if profile in ('study', 'full') else list(shallow)
 
 def needed(config, stream: str, method: str, variant: str) -> bool:
@@ -186,13 +198,14 @@ def needed(config, stream: str, method: str, variant: str) -> bool:
     fits = lambda figure: all(not names or name in names for names, name in zip(FIGURE_RUNS[figure], (stream, method, variant)))
     return not config.only or any(map(fits, config.only))
 
-# %% ../nbs/24_sparse_plan.ipynb #704a4c1a
+# %% ../nbs/24_sparse_plan.ipynb #ad92af1d
 GRID_OF = {stream: stream.replace('_class', '_task') for stream in CIFARS}
 SHORT = {'icifar100_task': {'n_tasks': 2}}
 
 def tuned(config) -> list[tuple]:
     "The (stream, method, variant) whose step size a grid chooses; none whose step size the user has set."
     streams, variants = ((PERMUTED,), ('main', *SPARSER)) if config.profile == 'full' else ((PERMUTED, *CIFARS), ('main', 'cnn'))
+    if 'name' in config.overrides: return []
     arms = [(stream, method, variant) for stream in streams_of(config) if stream in streams and deep(config) for method in methods_of(config, stream)
             if method in GRIDS and not {'lr', f'{method}.lr'} & set(config.overrides) for variant in variants_of(config, stream, method) if variant in variants]
     return list(dict.fromkeys((GRID_OF.get(stream, stream), method, variant) for stream, method, variant in arms

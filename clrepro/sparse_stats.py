@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'QUANTILES', 'Watch', 'by_epoch', 'layers_on', 'layers', 'weights_on', 'observe', 'entropy_ratio', 'dead',
-           'usage_cosines', 'overlaps', 'overlap_summary', 'gradient_cosines', 'RecordedRun', 'perc_on_curve',
-           'sparsity_bars', 'duty_cycles', 'winner_overlap', 'cosine_heatmaps']
+           'usage_cosines', 'overlaps', 'overlap_summary', 'gradient_cosines', 'RecordedRun', 'compact',
+           'statistics_of', 'perc_on_curve', 'sparsity_bars', 'duty_cycles', 'winner_overlap', 'cosine_heatmaps']
 
-# %% ../nbs/23f_sparse_stats.ipynb #a75993e0
+# %% ../nbs/23f_sparse_stats.ipynb #550df3e4
+from functools import cached_property
+
 import torch
 
 from .core import UsageError
@@ -135,7 +137,7 @@ def gradient_cosines(method, stream,
         grads.append(torch.autograd.grad(loss.sum(), weight)[0].flatten(1).double())
     return usage_cosines(torch.stack(grads, 1))
 
-# %% ../nbs/23f_sparse_stats.ipynb #56eb4fd6
+# %% ../nbs/23f_sparse_stats.ipynb #e4107e27
 QUANTILES = 101  # points of a curve of sorted duty cycles
 
 class RecordedRun(Run):
@@ -144,6 +146,7 @@ class RecordedRun(Run):
         if training.graph or training.compile: raise UsageError('record_stats watches each step in Python: leave out graph and compile')
         super().__init__(method, stream, training, *args, **options)
         self.watch, self.perc_on, self.after = Watch(method.net), [], []
+        self.before = [mask.clone() for mask in getattr(method, 'masks', ())]
 
     def state(self, task, step):
         seen = {'on': list(self.watch.on), 'used': self.watch.used, 'perc_on': self.perc_on, 'after': self.after}
@@ -176,8 +179,42 @@ class RecordedRun(Run):
             'on_idxs': self.watch.used, 'entropy': entropy_ratio(learned), 'dead': dead(learned), 'dead_everywhere': dead(usage.mean(1)),
             'duty': duty.quantile(torch.linspace(1, 0, QUANTILES, dtype=duty.dtype, device=duty.device), dim=1).T, 'cosine': usage_cosines(usage),
             'gradient_cosine': gradient_cosines(self.method, self.stream)}
+        out |= self.synapses()
         arrays = lambda found: {name: value.cpu().numpy() for name, value in found.items()}
         return arrays(out) | {'units_on': arrays(layers_on(net, x)), 'weights_on': arrays(weights_on(net))}
+
+    def synapses(self) -> dict:
+        "Where synapses move: turnover and density of each update, share consolidated after each task, synapses of each input (S, 2, inputs) before and after."
+        if not self.before: return {}
+        history = {name: entries for name, entries in self.method.history().items() if name != 'updates' and entries}
+        ends = self.before[0], self.method.masks[0]
+        return {name: torch.stack(entries, 1) for name, entries in history.items()} | {'fields': torch.stack([mask.sum(2) for mask in ends], 1)}
+
+    @cached_property
+    def kept(self) -> dict: return self.statistics
+
+    def recorded(self, i):
+        own = lambda value: {name: own(inner) for name, inner in value.items()} if isinstance(value, dict) else value[i]
+        mine = own(self.kept)
+        return {'statistics': {name: compact(value) for name, value in mine.items() if name != 'on_idxs'}}, {'on_idxs': mine['on_idxs']}
+
+# %% ../nbs/23f_sparse_stats.ipynb #c9a897ee
+def compact(value):
+    "Arrays and numbers as lists and numbers of four significant digits, NaN as None; dicts inside."
+    if isinstance(value, dict): return {name: compact(inner) for name, inner in value.items()}
+    if getattr(value, 'ndim', 0): return [compact(inner) for inner in value]
+    number = float(f'{float(value):.4g}')
+    return None if number != number else number
+
+def statistics_of(rows: list,  # of results.json
+                  ) -> dict:   # {method: {name: array}}
+    "The statistics of main runs, seeds first, as `RecordedRun.statistics` has them."
+    import numpy as np
+    found = {}
+    for row in rows:
+        if 'statistics' in row and row['variant'] == 'main': found.setdefault(row['method'], []).append(row['statistics'])
+    join = lambda parts: {name: join([part[name] for part in parts]) for name in parts[0]} if isinstance(parts[0], dict) else np.array(parts, dtype=float)
+    return {method: join(parts) for method, parts in found.items()}
 
 # %% ../nbs/23f_sparse_stats.ipynb #4f04439d
 def _mean(values):

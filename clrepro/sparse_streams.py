@@ -177,8 +177,8 @@ class ICifar100Class(ICifar100Task):
     name = 'icifar100_class'
     scenario: str = 'class'       # task: the task's own outputs are known at test; class: all compete
 
-# %% ../nbs/05c_sparse_streams.ipynb #ce211b61
-STREAMS = {cls.name: cls for cls in (ICifar10Task, ICifar10Class, ICifar100Task, ICifar100Class)}
+# %% ../nbs/05c_sparse_streams.ipynb #76e26db0
+STREAMS = {cls.name: cls for cls in (PublishedPermutations, ICifar10Task, ICifar10Class, ICifar100Task, ICifar100Class)}
 PAPER_STREAMS = {cls.name: cls for cls in (PublishedPermutations, SplitMnistTask, SplitMnistClass)} | STREAMS  # what the names mean in this project
 
 # %% ../nbs/05c_sparse_streams.ipynb #0931249b

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .core import atomic_write, canonical, digest
 
-# %% ../nbs/15c_style.ipynb #38d6e5b4
+# %% ../nbs/15c_style.ipynb #2262e55d
 COLOURS = ('#0173B2', '#DE8F05', '#029E73', '#D55E00', '#CC78BC', '#CA9161', '#FBAFE4', '#949494', '#ECE133', '#56B4E9')
 MARKERS = 'oDs^vPX<>*'
 
@@ -34,6 +34,21 @@ LOOKS = {  # method: (name, colour, marker); the order is the order of tables an
     'ftml': ('FTML', COLOURS[3], 'v'),
     'bcl_single': ('BCL-Single', COLOURS[9], '^'),
     'bcl_dual': ('BCL-Dual', COLOURS[0], 'D'),
+    'joint': ('joint', '#111111', ''),
+    'cumul_legacy': ('cumulative, as released', '#5F5F5F', 'x'),
+    'dense': ('dense', '#8C8C8C', 'X'),
+    'kwinners': ('k-winners', '#0B6FB8', 'o'),
+    'sparse_weights': ('sparse weights', '#E5A024', 's'),
+    'kwinners_sparse_weights': ('k-winners, sparse weights', '#00876C', 'D'),
+    'dynamic': ('dynamic', '#C94F1C', '^'),
+    'dynamic_budget': ('dynamic, growing budget', '#F28E6B', 'v'),
+    'set': ('SET', '#A05EB5', '<'),
+    'rigl': ('RigL', '#6A3D9A', '>'),
+    'packnet': ('PackNet', '#B8860B', 'P'),
+    'piggyback': ('Piggyback', '#D6C24A', 'p'),
+    'superposition': ('superposition', '#7FB8DA', 'h'),
+    'lwta': ('LWTA', '#C77CA5', '*'),
+    'selfless': ('selfless', '#5AA02C', 'd'),
 }
 
 def look(method: str) -> tuple[str, str, str]:

@@ -42,13 +42,13 @@ class TaskWeights(SparseMethod):
     def logits(self, x, task):
         with evaluating(self.net): return self.heads.mask(functional_call(self.net, self.effective(task), (x,)), task)
 
-# %% ../nbs/23c_masks.ipynb #1f71fda8
+# %% ../nbs/23c_masks.ipynb #8d25f36d
 class PackNet(TaskWeights):
     "Prune, retrain, freeze, task after task (section 5.5)."
     name = 'packnet'
     prune_first: float = 0.5          # fraction of a layer's weights pruned after the first task
     prune_later: float = 0.75         # fraction of the remaining ones after each later task
-    retrain: float = 1 / 3            # fraction of a task's steps that retrain the survivors
+    retrain: float = 0.3333333333333333  # fraction of a task's steps that retrain the survivors
     retrain_lr_factor: float = 0.1    # step size of retraining over lr
     without = TaskWeights.without + ('sparsify',)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Form', 'Announced', 'Learner']
 
-# %% ../nbs/13b_adapter.ipynb #5af8e48d
+# %% ../nbs/13b_adapter.ipynb #6f50a341
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from .core import UsageError
 from .engine import Training, adapted, build_method
 from .nn import Heads
-from .runs import Cell
+from .runs import Cell, stepwise
 from .streams import Stream
 
 # %% ../nbs/13b_adapter.ipynb #4554e7ab
@@ -48,7 +48,7 @@ class Announced(Stream):
     def train(self, task, position):
         return torch.zeros(*position.shape, *self.form.shape, device=self.device), torch.zeros_like(position)
 
-# %% ../nbs/13b_adapter.ipynb #fcd4ba39
+# %% ../nbs/13b_adapter.ipynb #ea627a24
 class Learner:
     """A method that learns from one seed's batches: `observe`, `predict`, `end_task`.
 
@@ -71,6 +71,8 @@ class Learner:
         options = cell.split()
         if method_class.joint:
             raise UsageError(f'{method_class.name} learns the union of all tasks at once, not task by task: use clrepro.run')
+        if not stepwise(method_class):
+            raise UsageError(f'{method_class.name} learns in rounds of many passes, not batch by batch: use clrepro.run')
         foreign = set(options['stream']) - {'normalise'} if form else set(options['stream']) if made else set()
         if foreign: raise UsageError(f'{", ".join(sorted(foreign))}: no parameter here, the stream is made already; expected parameters of method and training')
         if made and made.seeds != [seed]: raise UsageError(f'the stream is one of seeds {made.seeds}: expected one of seed {seed} alone')

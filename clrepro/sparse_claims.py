@@ -7,9 +7,10 @@ __all__ = ['INFLATED', 'REPORTED', 'STATIC', 'QUICK', 'CLAIMS', 'WHERE', 'EFFECT
            'first', 'measured', 'gap', 'below', 'published_claims', 'reported_claims', 'two_arms', 'claims',
            'method_table', 'growth_table', 'two_by_two']
 
-# %% ../nbs/24b_sparse_claims.ipynb #700d4a84
+# %% ../nbs/24b_sparse_claims.ipynb #68d05ae9
 from .claims import Claim, Quantity, Table, arm, difference, paired, value
 from .metrics import acc, la, matrix
+from .sparse_experiments import is_command
 from .sparse_plan import ALONE, CIFARS, COMPARED, MASKED, METHODS, PAIR, PERMUTED, SPARSER, deep
 from .style import label
 from .tables import markdown, mean_std
@@ -96,7 +97,7 @@ WHERE = {  # setting: Δ
        for which, sparse in (('', 'kwinners'), (', k = 4, weights 50 % on', STATIC))},
 }
 
-# %% ../nbs/24b_sparse_claims.ipynb #187e85c5
+# %% ../nbs/24b_sparse_claims.ipynb #51c04f6b
 def two_arms(density: str) -> dict:
     "{(growth, η): arm} of the 2 x 2 at a density, '0.5' or '0.1'."
     main, before = ('main', '') if density == '0.5' else (f'density_{density}', f'density_{density}_')
@@ -113,7 +114,7 @@ def claims(config,
            cells,  # the plan
            ) -> list:
     "The claims of a profile: C1-C4 of those that run the pair only, else all; settings, effects and CIFAR are open rows."
-    if 'name' in config.overrides: return []
+    if is_command(config.overrides): return []
     rows = [Claim(name, text, quantity, margin, source='section 11.6', every_seed=name == 'C1')
             for name, (text, quantity, margin) in CLAIMS.items() if deep(config) or name in QUICK]
     if not deep(config): return rows

@@ -10,7 +10,7 @@ __all__ = ['NETWORK', 'TRAINING', 'P10', 'TINY', 'SETTINGS', 'SPLIT', 'CIFAR', '
            'methods_of', 'baselines', 'cifar_settings', 'settings_of', 'variants_of', 'seeds_of', 'arm_cell', 'plan',
            'named_cell', 'best', 'figure_names', 'needed', 'tuned', 'grids', 'choose']
 
-# %% ../nbs/24_sparse_plan.ipynb #3786bc66
+# %% ../nbs/24_sparse_plan.ipynb #fec48f58
 from dataclasses import replace
 
 from .core import UsageError
@@ -18,16 +18,16 @@ from .dynamic import METHODS as DYNAMIC
 from .runs import Cell
 from .selfless import METHODS as SELFLESS
 from .sparse_experiments import METHODS as CUMULATIVE
-from .sparse_experiments import experiment
+from .sparse_experiments import experiment, is_command, read
 from .sparse_methods import METHODS as SPARSE
 from .sparse_streams import PAPER_STREAMS
 from .task_masks import METHODS as TASK_MASKS
 
-# %% ../nbs/24_sparse_plan.ipynb #e5913e1e
+# %% ../nbs/24_sparse_plan.ipynb #a81b3d9b
 NETWORK = dict(hidden_units=500, hidden_layers=1, dropout=0.5, percent_on_fc=0.02, boost_strength=1.0, lr=0.1, nesterov=True, momentum=0.9, weight_decay=1e-4)
 TRAINING = dict(batch_size=128, n_epochs=4, reshuffle=True, drop_last=True)
 P10 = NETWORK | TRAINING | dict(n_tasks=10, use=12000.0, n_test=2000, pseed=-1)
-TINY = dict(hidden_units=50, batch_size=32, n_epochs=1)
+TINY = dict(hidden_units=50, batch_size=32, n_epochs=1, update_every=2)
 SETTINGS = {'smoke': P10 | TINY | dict(n_tasks=3, use=200.0, n_test=100), 'quick': P10, 'study': P10, 'full': P10 | dict(pseed=0)}
 SPLIT = {
     'smoke': TINY | dict(use=100.0, n_test=50), 'quick': dict(use=3000.0, n_epochs=3), 'study': dict(use=3000.0, n_epochs=3),
@@ -87,7 +87,7 @@ def published(method: str) -> dict:
     runs = {variant: experiment(names[PAIR.index(method)], record_stats=False) for variant, names in PUBLISHED.items()} if method in PAIR else {}
     return {variant: run.options for variant, run in runs.items()}
 
-# %% ../nbs/24_sparse_plan.ipynb #979b98bb
+# %% ../nbs/24_sparse_plan.ipynb #93e50a6a
 def deep(config) -> bool: return config.profile in ('study', 'full')
 
 def streams_of(config) -> list[str]:
@@ -154,7 +154,7 @@ def plan(config,
     "The cells of a profile; those that the figures in `only` need, where there are any. On CIFAR main runs have the step size chosen, elsewhere `best_lr` has."
     if absent := set(config.only) - set(figure_names(config.profile)):
         raise UsageError(f'profile {config.profile} does not draw {", ".join(sorted(absent))}: it draws {", ".join(figure_names(config.profile))}')
-    if 'name' in config.overrides: return [named_cell(config)]
+    if is_command(config.overrides): return [named_cell(config)]
     cells = []
     for stream in streams_of(config):
         for method in methods_of(config, stream):
@@ -166,7 +166,7 @@ def plan(config,
 
 def named_cell(config) -> Cell:
     "The cell of a named experiment of the original, of its own size whatever the profile."
-    run = experiment(**config.overrides)
+    run = read(config.overrides)
     return Cell(METHODS[run.method], run.stream, config.seeds or SEEDS[config.profile], 'main', run.options)
 
 def best(variant: str) -> str:
@@ -198,14 +198,14 @@ def needed(config, stream: str, method: str, variant: str) -> bool:
     fits = lambda figure: all(not names or name in names for names, name in zip(FIGURE_RUNS[figure], (stream, method, variant)))
     return not config.only or any(map(fits, config.only))
 
-# %% ../nbs/24_sparse_plan.ipynb #ad92af1d
+# %% ../nbs/24_sparse_plan.ipynb #6bb6f52e
 GRID_OF = {stream: stream.replace('_class', '_task') for stream in CIFARS}
 SHORT = {'icifar100_task': {'n_tasks': 2}}
 
 def tuned(config) -> list[tuple]:
     "The (stream, method, variant) whose step size a grid chooses; none whose step size the user has set."
     streams, variants = ((PERMUTED,), ('main', *SPARSER)) if config.profile == 'full' else ((PERMUTED, *CIFARS), ('main', 'cnn'))
-    if 'name' in config.overrides: return []
+    if is_command(config.overrides): return []
     arms = [(stream, method, variant) for stream in streams_of(config) if stream in streams and deep(config) for method in methods_of(config, stream)
             if method in GRIDS and not {'lr', f'{method}.lr'} & set(config.overrides) for variant in variants_of(config, stream, method) if variant in variants]
     return list(dict.fromkeys((GRID_OF.get(stream, stream), method, variant) for stream, method, variant in arms

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .core import atomic_write, canonical, digest
 
-# %% ../nbs/15c_style.ipynb #2262e55d
+# %% ../nbs/15c_style.ipynb #6c658732
 COLOURS = ('#0173B2', '#DE8F05', '#029E73', '#D55E00', '#CC78BC', '#CA9161', '#FBAFE4', '#949494', '#ECE133', '#56B4E9')
 MARKERS = 'oDs^vPX<>*'
 
@@ -49,6 +49,17 @@ LOOKS = {  # method: (name, colour, marker); the order is the order of tables an
     'superposition': ('superposition', '#7FB8DA', 'h'),
     'lwta': ('LWTA', '#C77CA5', '*'),
     'selfless': ('selfless', '#5AA02C', 'd'),
+    'single': ('Single', '#1A7FB8', 'o'),
+    'scratch': ('From scratch', '#E0961B', 'X'),
+    'ens': ('Ens', '#1AA57F', 'D'),
+    'gens': ('gEns', '#D0541A', '^'),
+    'umix': ('UMix', '#C86EB4', 's'),
+    'bagging': ('Bagging', '#BF8558', 'v'),
+    'boosting': ('Boosting', '#F5A3DC', 'P'),
+    'adaboost': ('AdaBoost', '#8A8A8A', '<'),
+    'moe': ('MoE', '#7A1F4C', '>'),
+    'gmoe': ('gMoE', '#4FA8DC', 'p'),
+    'firefly': ('Firefly', '#1C1C1C', 'h'),
 }
 
 def look(method: str) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from clrepro.bcl_plan import SELECTED
 from clrepro.core import root
-from clrepro.runs import known_methods
+from clrepro.papers import PAPERS, fields
 
 CLI = [sys.executable, '-m', 'clrepro']
 
@@ -28,7 +28,7 @@ def test_results(smoke):
     out, done, seconds = smoke
     results = json.loads((out/'results.json').read_text())
     assert results['schema'] == 1 and results['profile'] == 'smoke' and all(entry['standin'] for entry in results['data'])
-    assert {run['method'] for run in results['runs']} == set(known_methods()) - {'mer', 'icarl'}
+    assert {run['method'] for run in results['runs']} == {row.owner for row in fields(PAPERS['bcl']) if row.kind == 'method'} - {'mer', 'icarl'}
     for run in results['runs']:
         values = [v for row in run['accuracy_matrix'] if row for v in row] + run['initial_accuracy'] + [run['metrics']['acc'], run['seconds']]
         assert all(map(math.isfinite, values)), run['method']

@@ -7,11 +7,13 @@ __all__ = ['HEADER', 'EQUAL_HEADER', 'OWN_HEADS', 'SELECTION_HEADER', 'runs_csv'
            'number_columns', 'markdown', 'a_batch', 'interval', 'equal_lines', 'blocks', 'selection_rows',
            'selection_md', 'sections', 'note', 'table_md', 'ledger_md', 'run_text', 'compare']
 
-# %% ../nbs/17b_tables.ipynb #f75efec2
+# %% ../nbs/17b_tables.ipynb #2372becb
 import csv
 import io
 import re
 import statistics
+
+import numpy as np
 
 from .claims import Table, difference, judge, t_interval
 from .metrics import matrix
@@ -181,14 +183,15 @@ def _effect(effect: dict) -> str:
     span = ' [{:+.2f}, {:+.2f}]'.format(*(100 * end for end in effect['ci95'])) if effect['ci95'] else ''
     return f'{100 * effect["ours"]:+.2f} points{span}, n = {effect["n"]}'
 
-# %% ../nbs/17b_tables.ipynb #78e56d3a
+# %% ../nbs/17b_tables.ipynb #54a49a6a
 def run_text(record: dict) -> str:
     "The report of a run as text; rows that were not measured are dashes. Forward transfer is against the untrained network."
     arguments = ' '.join(f'{name}={value}' for name, value in _flat({'seed': record['seed']} | record['config']).items()
                          if name not in ('data', 'code')).replace(', ', ',')
-    R, metrics = matrix(record['accuracy_matrix']), record['metrics']
-    rows = [['untrained', record['initial_accuracy'] or [None] * len(R)], *([f'task {t}', row] for t, row in enumerate(R))]
-    cells = [['after'] + [f'task {t}' for t in range(len(R))], *([name, *map(_fraction, row)] for name, row in rows)]
+    one_test = any(row is not None and len(row) == 1 < len(record['accuracy_matrix']) for row in record['accuracy_matrix'])
+    R, metrics = np.array(record['accuracy_matrix'], dtype=float) if one_test else matrix(record['accuracy_matrix']), record['metrics']
+    rows = [['untrained', record['initial_accuracy'] or [None] * R.shape[1]], *([f'task {t}', row] for t, row in enumerate(R))]
+    cells = [['after'] + [f'task {t}' for t in range(R.shape[1])], *([name, *map(_fraction, row)] for name, row in rows)]
     stated = {'final accuracy': R[-1], 'diagonal accuracy': R.diagonal(), 'backward': [metrics.get('bwt')], 'forward': [metrics.get('fwt')],
               'forgetting': [metrics['fm']]}
     summary = ' '.join(f'{name} {_fraction(metrics[name.lower()])}' for name in ('ACC', 'FM', 'LA'))

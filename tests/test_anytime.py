@@ -92,7 +92,8 @@ def test_the_plan_runs(profile):
     tiny = {'use': 90.0, 'n_test': 20, 'max_epochs': 1, 'n_megabatches': 3, 'n_hidden': 4, 'n_channels': 2, 'batch_size': 27}
     cells = {}
     for cell in plan(config):
-        options = {name: tiny.get(name, value) for name, value in cell.options.items()} | {'wait': min(cell.options['wait'], 2)} | ({'grow_every': 1} if 'grow_every' in cell.options else {})
+        options = {name: tiny.get(name, value) for name, value in cell.options.items()} | {'wait': min(cell.options['wait'], 2)}
+        if 'grow_every' in options: options['grow_every'] = 1
         cells.setdefault((cell.method.name, cell.stream.name, str(sorted(options.items()))), replace(cell, options=options))
     rows = execute(list(cells.values()), None, 'cpu', 'standin', jobs=1)
     assert len(rows) == len(cells) and all(0 <= row['metrics']['final_error'] <= 1 for row in rows)

@@ -183,7 +183,7 @@ def columns(rows, indent: str = '') -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [(indent + '  '.join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip() for row in rows]
 
-# %% ../nbs/21_cli.ipynb #2565b351
+# %% ../nbs/21_cli.ipynb #1cf931ca
 def given_of(args) -> dict:
     "The notebook parameters that the options stand for. Raises UsageError."
     names = 'profile', 'device', 'seeds', 'data', 'methods', 'streams', 'only', 'stages', 'live', 'out', 'jobs'
@@ -227,7 +227,7 @@ def run_show(args) -> None:
     from clrepro.tables import run_text
     if args.paper not in PAPERS and not os.path.exists(args.paper): raise UsageError(closest(args.paper, PAPERS, 'paper'))
     results = load(root()/results_folder(args.paper, args.profile) if args.paper in PAPERS else args.paper)
-    if args.method: args.method = original(PAPERS[results['paper']], args.method)
+    if args.method and results['paper'] in PAPERS: args.method = original(PAPERS[results['paper']], args.method)
     wanted = {name: value for name in ('method', 'variant', 'stream', 'seed') if (value := getattr(args, name)) not in (None, 'all')}
     found = [run for run in results['runs'] if all(run[name] == value for name, value in wanted.items())]
     if not found: raise UsageError(nothing(results['runs'], wanted))

@@ -177,5 +177,6 @@ def test_get_takes_papers_too(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr('clrepro.download.get', lambda *args: asked.append(args) or [])
     cli.main(['data', 'get']), cli.main(['data', 'get', 'bcl', 'kmnist'])
-    needed = list(PAPERS['bcl'].data)
-    assert asked == [(needed, None, False), ([*needed, 'kmnist'], None, False)]
+    [every, *rest], [named, *_] = asked
+    assert set(every) == {name for paper in PAPERS.values() for name in paper.data} and len(every) == len(set(every)) and rest == [None, False]
+    assert named == [*PAPERS['bcl'].data, 'kmnist']

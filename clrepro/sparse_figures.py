@@ -6,13 +6,13 @@
 __all__ = ['ARCHITECTURES', 'RECORDED', 'crossing', 'shown', 'seen_curves', 'task_lines', 'difference_bars', 'synapses',
            'observed', 'figures']
 
-# %% ../nbs/24c_sparse_figures.ipynb #c5afd430
+# %% ../nbs/24c_sparse_figures.ipynb #66307046
 import statistics as stats
 
 from .claims import Table, paired
 from .core import UsageError
 from .metrics import average_accuracy, matrix
-from .sparse_claims import INFLATED, REPORTED, WHERE
+from .sparse_claims import INFLATED, REPORTED, TOLD, WHERE
 from . import sparse_stats
 from .sparse_plan import COMPARED, MOVING, OBSERVED, PAIR, PERMUTED, RATES, SPARSER, WINNERS, figure_names
 from .style import COLOURS, DOT, MEAN, beside, label, look, new_figure, styled, whole_ticks
@@ -120,7 +120,7 @@ def difference_bars(results: dict):
     axes.legend(loc='upper right')
     return _warned(figure, results)
 
-# %% ../nbs/24c_sparse_figures.ipynb #dd0d57a4
+# %% ../nbs/24c_sparse_figures.ipynb #eaa0c454
 @styled
 def synapses(arms: dict,  # {method: {'turnover', 'densities' (S, updates), 'fractions' (S, T), 'fields' (S, 2, 784)}}; the last two may be absent
              ):
@@ -134,19 +134,19 @@ def synapses(arms: dict,  # {method: {'turnover', 'densities' (S, updates), 'fra
             rows = 100 * np.asarray(arm.get(key, ()), dtype=float)
             if rows.size: axes.plot(range(1, rows.shape[1] + 1), rows.mean(0), color=look(method)[1], label=label(method))
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
-    panels[0].legend(title='mean over seeds')
+    panels[1].legend(title='mean over seeds', loc='center right')
     for row, (method, counts) in enumerate(fields.items(), 1):
         mean = np.asarray(counts, dtype=float).mean(0).reshape(2, 28, 28)
         pictures = (mean[0], 'before'), (mean[1], 'after'), (mean[1] - mean[0], 'change')
         for axes, (picture, when) in zip(panels[3 * row:3 * row + 3], pictures):
             reach = abs(picture).max() or 1
             drawn = axes.imshow(picture, cmap='cividis' if when != 'change' else 'RdBu_r', vmin=-reach if when == 'change' else None, vmax=reach)
-            axes.set(title=f'{label(method)}: synapses a pixel, {when}', xticks=[], yticks=[])
+            axes.set(title=f'{label(method)}:\nsynapses a pixel, {when}', xticks=[], yticks=[])
             axes.grid(False)
             figure.colorbar(drawn, ax=axes, shrink=0.8)
     return figure
 
-# %% ../nbs/24c_sparse_figures.ipynb #35f1e6d9
+# %% ../nbs/24c_sparse_figures.ipynb #58629c42
 def observed(results: dict, *names, methods=OBSERVED) -> dict:
     "{method: its statistics} of the main runs that have those of these names. Raises UsageError where none has."
     there = sparse_stats.statistics_of([row for row in results['runs'] if row['stream'] == PERMUTED])
@@ -169,7 +169,9 @@ def figures(profile: str) -> dict:  # {name: function of the results}
     def compared(results):
         there = {(row['method'], row['variant']) for row in results['runs'] if row['stream'] == PERMUTED}
         arms = [(method, variant) for method in COMPARED for variant in ('main', *SPARSER) if (method, variant) in there]
-        return bars(results, {label(m) + ('' if v == 'main' else ', ' + v.replace('_', ' ')): (m, v) for m, v in arms}, stream=PERMUTED)
+        told = lambda method: ' (told the task)' if method in TOLD else ''
+        name = lambda method, variant: label(method) + ('' if variant == 'main' else ', ' + variant.replace('_', ' ')) + told(method)
+        return bars(results, {name(*arm): arm for arm in arms}, stream=PERMUTED)
     def judged(letter, names=lambda claim: claim['statement']):
         return lambda results: claim_bars(results, {claim['id']: names(claim) for claim in results['claims'] if claim['id'][0] == letter})
     every = {

@@ -216,7 +216,7 @@ def statistics_of(rows: list,  # of results.json
     join = lambda parts: {name: join([part[name] for part in parts]) for name in parts[0]} if isinstance(parts[0], dict) else np.array(parts, dtype=float)
     return {method: join(parts) for method, parts in found.items()}
 
-# %% ../nbs/23f_sparse_stats.ipynb #4f04439d
+# %% ../nbs/23f_sparse_stats.ipynb #63ee633c
 def _mean(values):
     "Over seeds, which come first."
     import numpy as np
@@ -283,7 +283,7 @@ def duty_cycles(arms: dict,  # {method: {'duty' (S, quantiles), 'entropy' (S, T)
     histogram.yaxis.set_major_formatter('{x:g}')
     never.set(xlabel='tasks learned', ylabel='units never on (%)', title='dead on the task just learned', ylim=(0, None))
     whole_ticks(never.xaxis)
-    curve.legend()
+    curve.legend(loc='upper right', fontsize=8)
     return figure
 
 @styled

@@ -58,7 +58,7 @@ MASKED = ('sparse_weights', 'kwinners_sparse_weights', 'dynamic', 'set', 'rigl')
 LR = (0.01, 0.03, 0.1, 0.2)
 GRIDS = dict.fromkeys(COMPARED, LR) | {'piggyback': tuple(factor * 1e-4 for factor in (0.1, 0.3, 1, 3))}
 
-# %% ../nbs/24_sparse_plan.ipynb #d518e553
+# %% ../nbs/24_sparse_plan.ipynb #fd9eea24
 WINNERS = {1: 'k_1', 5: 'k_5', 10: 'main', 25: 'k_25', 100: 'k_100'}  # of 500 units
 RATES = {'dense': (0.001, 0.003, 0.01, 0.03), 'kwinners': (0.01, 0.05, 0.2)}
 _rates = {method: {f'lr_{lr}': {'lr': lr} for lr in values} for method, values in RATES.items()}
@@ -75,7 +75,7 @@ GROWTH = {
     'density_0.1_frozen': SPARSER['density_0.1'] | {'eta': 0.0}, 'density_1': {'weight_sparsity_fc': 1.0, 'growth': 'none'},
 }
 
-TABLED = ('main', 'best_lr', *SPARSER, *FACTORS, *GROWTH)  # variants of the tables of methods and of growth: all seeds in the study
+TABLED = ('main', 'best_lr', *SPARSER, *(f'{name}_best_lr' for name in SPARSER), *FACTORS, *GROWTH)  # variants of the tables of methods and of growth: all seeds in the study
 
 # %% ../nbs/24_sparse_plan.ipynb #734b1776
 PUBLISHED = {  # variant: (dense, sparse)
@@ -198,13 +198,13 @@ def needed(config, stream: str, method: str, variant: str) -> bool:
     fits = lambda figure: all(not names or name in names for names, name in zip(FIGURE_RUNS[figure], (stream, method, variant)))
     return not config.only or any(map(fits, config.only))
 
-# %% ../nbs/24_sparse_plan.ipynb #6bb6f52e
+# %% ../nbs/24_sparse_plan.ipynb #254d27cf
 GRID_OF = {stream: stream.replace('_class', '_task') for stream in CIFARS}
 SHORT = {'icifar100_task': {'n_tasks': 2}}
 
 def tuned(config) -> list[tuple]:
     "The (stream, method, variant) whose step size a grid chooses; none whose step size the user has set."
-    streams, variants = ((PERMUTED,), ('main', *SPARSER)) if config.profile == 'full' else ((PERMUTED, *CIFARS), ('main', 'cnn'))
+    streams, variants = ((PERMUTED,) if config.profile == 'full' else (PERMUTED, *CIFARS)), ('main', 'cnn', *SPARSER)
     if is_command(config.overrides): return []
     arms = [(stream, method, variant) for stream in streams_of(config) if stream in streams and deep(config) for method in methods_of(config, stream)
             if method in GRIDS and not {'lr', f'{method}.lr'} & set(config.overrides) for variant in variants_of(config, stream, method) if variant in variants]

@@ -156,7 +156,7 @@ def _heatmap(axes, R, title: str):
     axes.grid(False)
     return axes.collections[0]
 
-# %% ../nbs/16_plots.ipynb #d355f1ac
+# %% ../nbs/16_plots.ipynb #a27252ce
 @styled
 def bars(results: dict,
          items: dict,               # {label: method or (method, variant)}; the first is the reference
@@ -168,9 +168,8 @@ def bars(results: dict,
     for a in items.values(): _runs(results, a, stream)
     values = {name: table.values(arm(a)[0], metric, arm(a)[1], stream) for name, a in items.items()}
     reference = next(iter(items))
-    caption = f'{metric.upper()} of {", ".join(items)}'
-    wider = 0.09 * max(0, max(map(len, items)) - 26)  # long names take width from the panels
-    figure, [left, right] = new_figure(7.2 + wider, 0.9 + 0.36 * len(items), 2, caption, sharey=True, width_ratios=[3, 2])
+    width = 7.2 + 0.09 * max(0, max(map(len, items)) - 26)  # long names take some of it
+    figure, [left, right] = new_figure(width, 0.9 + 0.36 * len(items), 2, f'{metric.upper()} of {", ".join(items)}', sharey=True, width_ratios=[3, 2])
     for y, (name, by_seed) in enumerate(values.items()):
         numbers, colour = [100 * v for v in by_seed.values()], look(arm(items[name])[0])[1]
         mean = statistics.fmean(numbers)

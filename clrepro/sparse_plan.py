@@ -58,7 +58,7 @@ MASKED = ('sparse_weights', 'kwinners_sparse_weights', 'dynamic', 'set', 'rigl')
 LR = (0.01, 0.03, 0.1, 0.2)
 GRIDS = dict.fromkeys(COMPARED, LR) | {'piggyback': tuple(factor * 1e-4 for factor in (0.1, 0.3, 1, 3))}
 
-# %% ../nbs/24_sparse_plan.ipynb #fd9eea24
+# %% ../nbs/24_sparse_plan.ipynb #edb43f4e
 WINNERS = {1: 'k_1', 5: 'k_5', 10: 'main', 25: 'k_25', 100: 'k_100'}  # of 500 units
 RATES = {'dense': (0.001, 0.003, 0.01, 0.03), 'kwinners': (0.01, 0.05, 0.2)}
 _rates = {method: {f'lr_{lr}': {'lr': lr} for lr in values} for method, values in RATES.items()}
@@ -75,7 +75,9 @@ GROWTH = {
     'density_0.1_frozen': SPARSER['density_0.1'] | {'eta': 0.0}, 'density_1': {'weight_sparsity_fc': 1.0, 'growth': 'none'},
 }
 
-TABLED = ('main', 'best_lr', *SPARSER, *(f'{name}_best_lr' for name in SPARSER), *FACTORS, *GROWTH)  # variants of the tables of methods and of growth: all seeds in the study
+TABLED = (  # variants of the tables of methods and of growth: all seeds in the study
+    'main', 'best_lr', *SPARSER, *(f'{name}_best_lr' for name in SPARSER), *FACTORS, *GROWTH,
+)
 
 # %% ../nbs/24_sparse_plan.ipynb #734b1776
 PUBLISHED = {  # variant: (dense, sparse)

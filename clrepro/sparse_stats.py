@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'QUANTILES', 'Watch', 'by_epoch', 'layers_on', 'layers', 'weights_on', 'observe', 'entropy_ratio', 'dead',
-           'usage_cosines', 'overlaps', 'overlap_summary', 'gradient_cosines', 'RecordedRun', 'compact',
+           'usage_cosines', 'overlaps', 'overlap_summary', 'gradient_cosines', 'RecordedRun', 'compact', 'shown',
            'statistics_of', 'perc_on_curve', 'sparsity_bars', 'duty_cycles', 'winner_overlap', 'cosine_heatmaps']
 
 # %% ../nbs/23f_sparse_stats.ipynb #550df3e4
@@ -198,13 +198,20 @@ class RecordedRun(Run):
         mine = own(self.kept)
         return {'statistics': {name: compact(value) for name, value in mine.items() if name != 'on_idxs'}}, {'on_idxs': mine['on_idxs']}
 
-# %% ../nbs/23f_sparse_stats.ipynb #c9a897ee
+# %% ../nbs/23f_sparse_stats.ipynb #5fecf1e5
 def compact(value):
     "Arrays and numbers as lists and numbers of four significant digits, NaN as None; dicts inside."
     if isinstance(value, dict): return {name: compact(inner) for name, inner in value.items()}
     if getattr(value, 'ndim', 0): return [compact(inner) for inner in value]
     number = float(f'{float(value):.4g}')
     return None if number != number else number
+
+def shown(rows: list) -> list:
+    "The rows, with the statistics of main runs only, on Permuted MNIST where it is among the streams: what figures show. The records keep all."
+    streams = {row['stream'] for row in rows}
+    where = streams & {'permuted_mnist'} or streams
+    bare = lambda row: {name: value for name, value in row.items() if name != 'statistics'}
+    return [row if row['variant'] == 'main' and row['stream'] in where else bare(row) for row in rows]
 
 def statistics_of(rows: list,  # of results.json
                   ) -> dict:   # {method: {name: array}}

@@ -18,7 +18,7 @@ from .anytime_configs import METHODS
 from .anytime_plan import CIFAR, MNIST
 from .core import UsageError, atomic_write
 
-# %% ../nbs/26c_anytime_rows.ipynb #9e191ee5
+# %% ../nbs/26c_anytime_rows.ipynb #e4003ce0
 def data_name(stream: str) -> str: return {MNIST: 'MNIST', CIFAR: 'CIFAR-10'}.get(stream, stream)
 SIZE = {MNIST: 'h64', CIFAR: 'n8'}  # of main
 
@@ -51,8 +51,8 @@ def metric(run: dict, key: str): return run['metrics'].get(key, run.get(key))
 
 def round_costs(run: dict) -> list[float]:
     "Forward multiply-adds of each round, of all its fits."
-    out = {}
-    for row in run['rounds']: out[row['round']] = out.get(row['round'], 0) + row['train'] * row['macs'] * sum(row['epochs'])
+    out, fits = {}, run['rounds']
+    for r, train, macs, epochs in zip(fits['round'], fits['train'], fits['macs'], fits['epochs']): out[r] = out.get(r, 0) + train * macs * sum(epochs)
     return [out[r] for r in sorted(out)]
 
 def first_parameters(run: dict) -> int:

@@ -20,12 +20,12 @@ from .metrics import matrix
 from .results import chance, run_key
 from .style import ALONE, label
 
-# %% ../nbs/17b_tables.ipynb #d601147d
+# %% ../nbs/17b_tables.ipynb #52412546
 def runs_csv(results: dict) -> str:
-    "One line a run: what it is, every metric, what it cost."
+    "One line a run: what it is, every metric, what it cost; no lists, no tables."
     names = list(dict.fromkeys(name for run in results['runs'] for name in run['metrics']))
-    what, nested = ('method', 'variant', 'stream', 'seed'), ('config', 'metrics', 'accuracy_matrix', 'initial_accuracy', 'config_hash')
-    cost = list(dict.fromkeys(k for run in results['runs'] for k in run if k not in what + nested))
+    what = ('method', 'variant', 'stream', 'seed')
+    cost = list(dict.fromkeys(k for run in results['runs'] for k, v in run.items() if not isinstance(v, (list, dict)) and k not in (*what, 'config_hash')))
     out = io.StringIO()
     writer = csv.DictWriter(out, [*what, *names, *cost, 'config_hash'], extrasaction='ignore', lineterminator='\n')
     writer.writeheader()

@@ -103,7 +103,7 @@ def chance(run: dict) -> float | None:
     stream = run['config'].get('stream') or {}
     return 1 / stream['classes_per_task'] if stream.get('scenario') == 'task' and stream.get('classes_per_task') else None
 
-# %% ../nbs/17_results.ipynb #3ff29486
+# %% ../nbs/17_results.ipynb #8b8908b7
 def _shape(row: dict, form: dict) -> dict:
     "`row` with the keys of `form` first, the others after them in alphabetical order."
     return {key: row[key] for key in [*(k for k in form if k in row), *sorted(set(row) - set(form))]}
@@ -120,8 +120,8 @@ def _columns(rows: list[dict]) -> dict:
     return {key: [row[key] for row in rows] for key in rows[0]} if rows else {}
 
 def run_row(run: dict) -> dict:
-    "A run row as results.json has it: accuracies and errors to 6 digits, metrics to 9, seconds to 4, rows not measured null, `rounds` a list a column."
-    digits = {'accuracy_matrix': 6, 'initial_accuracy': 6, 'error_curve': 6, 'metrics': 9, 'seconds': 4, 'eval_seconds': 4}
+    "A run row as results.json has it: accuracies to 6 digits, errors and metrics to 9, seconds to 4, rows not measured null, `rounds` a list a column."
+    digits = {'accuracy_matrix': 6, 'initial_accuracy': 6, 'error_curve': 9, 'metrics': 9, 'seconds': 4, 'eval_seconds': 4}
     row = {key: _rounded(value, digits[key]) if key in digits else value for key, value in _shape(run, RUN).items()}
     if 'rounds' in row: row['rounds'] = _columns(row['rounds'])
     return {**row, 'accuracy_matrix': [R if R and any(x is not None for x in R) else None for R in row['accuracy_matrix']]}

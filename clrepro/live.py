@@ -7,7 +7,7 @@ __all__ = ['PORT', 'VIEWS', 'POINTS', 'CURVES', 'SLOTS', 'COLOURS', 'parse_live'
            'loss_window', 'accuracy_window', 'matrix_window', 'Board', 'JsonlSink', 'TensorBoardSink', 'VisdomSink',
            'finite', 'Live', 'open_sinks']
 
-# %% ../nbs/15_live.ipynb #d1cfc4be
+# %% ../nbs/15_live.ipynb #8e302c2d
 import contextlib
 import http.client
 import json
@@ -18,6 +18,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import windows
 from .core import UsageError, closest
 
 # %% ../nbs/15_live.ipynb #5d854c3c
@@ -36,7 +37,7 @@ def parse_live(live: str,   # '' | 'visdom' | 'tensorboard' | 'jsonl' | 'visdom:
         views[name] = (int(port) if colon else PORT) if name == 'visdom' else None
     return views
 
-# %% ../nbs/15_live.ipynb #d3b22449
+# %% ../nbs/15_live.ipynb #f677cf1b
 POINTS, CURVES, SLOTS = 400, 12, 4
 COLOURS = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e377c2', '#7f7f7f', '#bcbd22', '#17becf',
            '#393b79', '#637939')
@@ -66,6 +67,18 @@ class Cell:
     rows: dict = field(default_factory=dict)     # task -> row of R
     pending: list = field(default_factory=list)  # losses that don't fill a point yet
     per_point: int = 1                           # losses averaged into one point
+    part_steps: list = field(default_factory=list)
+    parts: dict = field(default_factory=dict)    # {name of a part of the loss: its values at part_steps}
+    pictures: dict = field(default_factory=dict) # {what: the newest event}
+
+    def add_parts(self, step: int, parts: dict):
+        "Lengthen the parts' curves, None where one is missing; every other point goes when they are full."
+        for name in parts: self.parts.setdefault(name, [None] * len(self.part_steps))
+        self.part_steps.append(step)
+        for name, curve in self.parts.items(): curve.append(parts.get(name))
+        if len(self.part_steps) == POINTS:
+            self.part_steps = self.part_steps[1::2]
+            self.parts = {name: curve[1::2] for name, curve in self.parts.items()}
 
     def add_loss(self, step: int, loss: float | None):
         "Lengthen the curve; average neighbours when it is full."
@@ -131,7 +144,7 @@ def matrix_window(cell, env) -> dict:
     layout = {'xaxis': axis('task', 0.5, n + 0.5, **ticks), 'yaxis': axis('after task', n + 0.5, 0.5, **ticks)}
     return message(f'matrix_{cell.slot + 1}', env, f'accuracy matrix R<br>{cell.label}', data, layout)
 
-# %% ../nbs/15_live.ipynb #bf81af0d
+# %% ../nbs/15_live.ipynb #48cf3c64
 class Board:
     "The state behind the windows: `update` takes an event, `windows` gives the messages of what changed since the last call."
     def __init__(self):
@@ -146,6 +159,8 @@ class Board:
         if kind == 'loss':
             cell.n_steps = event.get('n_steps', cell.n_steps)
             cell.add_loss(event['step'], event['loss'])
+            if event.get('parts'): cell.add_parts(event['step'], event['parts'])
+        elif kind == 'picture': cell.pictures[event['what']] = event
         elif kind == 'task': cell.rows[event['task']] = event['accuracy']
         elif kind == 'end': cell.acc, cell.running = event.get('acc'), False
         self.changed.pop((name, kind), None)
@@ -172,7 +187,17 @@ class Board:
         curves = [cell for cell in self.cells.values() if cell.steps]
         out = [loss_window(curves, self.env)] if curves and any(kind in ('loss', 'end') for _, kind in changed) else []
         latest = {cell.slot: cell for (_, kind), cell in changed.items() if kind == 'task'}
-        return out + [window(cell, self.env) for _, cell in sorted(latest.items()) for window in (accuracy_window, matrix_window)]
+        out += [window(cell, self.env) for _, cell in sorted(latest.items()) for window in (accuracy_window, matrix_window)]
+        return out + [window for (_, kind), cell in changed.items() for window in self.more(cell, kind)]
+
+    def more(self, cell: Cell, kind: str):
+        "The windows of a cell with parts of the loss or pictures."
+        found = {}
+        if kind == 'loss' and cell.parts: found['parts'] = windows.parts_window(cell.part_steps, cell.parts)
+        if kind == 'task' and cell.parts: found['average'] = windows.average_window(cell.rows)
+        if kind == 'picture': found = {what: windows.picture_window(event) for what, event in cell.pictures.items()}
+        for name, (title, data, layout) in found.items():
+            yield message(f'{name}_{cell.slot + 1}', self.env, f'{title}<br>{cell.label}', data, layout)
 
 # %% ../nbs/15_live.ipynb #7d52520c
 class JsonlSink:

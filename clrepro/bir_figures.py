@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'grid', 'noted', 'counted', 'accuracy_over_classes', 'task_lines', 'component_bars', 'exaggeration',
-           'mechanism', 'samples', 'montage', 'hidden_layer', 'quantity', 'grids', 'figures', 'run_pdf', 'write_pdfs']
+           'mechanism', 'confused', 'samples', 'montage', 'hidden_layer', 'quantity', 'grids', 'figures', 'run_pdf',
+           'write_pdfs']
 
-# %% ../nbs/29d_bir_figures.ipynb #901989e3
+# %% ../nbs/29d_bir_figures.ipynb #c8907f7d
 import io
 import statistics as stats
 from pathlib import Path
 
 from .anytime_rows import grouped
+from .bir_options import wants_pdf
 from .bir_plan import EXAGGERATED, figure_names
-from .bir_rows import COMPARED, colour, name_of, picture_runs, rows_of, run_lines, title_of
+from .bir_rows import COMPARED, colour, picture_runs, rows_of, run_lines, title_of
 from .bir_stats import unpacked
 from .claims import t_interval
 from .core import UsageError, atomic_write
-from .style import COLOURS, DOT, MEAN, beside, look, new_figure, styled, whole_ticks
+from .style import COLOURS, DOT, MEAN, beside, label, look, new_figure, styled, whole_ticks
 
-# %% ../nbs/29d_bir_figures.ipynb #6cd417ca
+# %% ../nbs/29d_bir_figures.ipynb #a4df37b1
 def grid(keys, width: float, height: float, caption: str, most: int = 3, **options):
     "A figure with a panel a key; panels left over are hidden."
     columns = min(most, len(keys))
@@ -49,13 +51,13 @@ def accuracy_over_classes(results: dict):
         for place, method in enumerate(order):
             seen = [row['seen'] for row in curves[method]]
             mean, error = ([100 * row[name] / (1 if name == 'mean' else row['n']**0.5) for row in curves[method]] for name in ('mean', 'std'))
-            if method != 'only_last': left.plot(seen, mean, color=colour(method), marker='o', markersize=3, label=name_of(method))
+            if method != 'only_last': left.plot(seen, mean, color=colour(method), marker='o', markersize=3, label=label(method))
             left.fill_between(seen, [m - e for m, e in zip(mean, error)], [m + e for m, e in zip(mean, error)], color=colour(method), alpha=0.2, linewidth=0)
             right.barh(place, mean[-1], 0.75, xerr=error[-1], color=colour(method), error_kw={'elinewidth': 1})
             right.annotate(f'{mean[-1]:.1f}', (mean[-1] + error[-1], place), (3, 0), textcoords='offset points', va='center', fontsize=7)
         xlabel = 'tasks seen' if stream.endswith('_domain') else 'classes seen'
         left.set(xlabel=xlabel, ylabel='average accuracy (%)', ylim=(0, 102), title=title_of(stream, front))
-        right.set_yticks(range(len(order)), map(name_of, order), fontsize=8)
+        right.set_yticks(range(len(order)), map(label, order), fontsize=8)
         right.set(xlabel='accuracy at the end (%)', xlim=(0, 112))
         right.invert_yaxis()
         right.grid(False, axis='y')
@@ -82,19 +84,40 @@ def task_lines(results: dict):
     figure, axes_of = grid(panels, 4.6, 3.4, 'Accuracy on each task over the classes seen, one line a task', 2)
     for axes, ((stream, method, seed), inside) in zip(axes_of, panels.items()):
         _lines(axes, inside)
-        axes.set(ylabel='accuracy (%)', title=f'{title_of(stream)}\n{name_of(method)}, seed {seed}')
+        axes.set(ylabel='accuracy (%)', title=f'{title_of(stream)}\n{label(method)}, seed {seed}')
         axes.legend(fontsize=6, ncols=2, loc='lower left')
     return noted(figure, results, 'one run each')
 
+def _quality(axes, rows: list, what: str, title: str) -> None:
+    "A score of the generators, a bar a method and a dot a seed; or their curves of precision and recall, mean over seeds."
+    methods = {method: found for (method,), found in grouped(rows, 'method').items()}
+    if what == 'prd':
+        for place, (method, found) in enumerate(methods.items()):
+            curves = [[stats.fmean(points) for points in zip(*([float(v) for v in row[name].split()] for row in found))] for name in ('recall', 'precision')]
+            axes.plot(*curves, color=COLOURS[place % len(COLOURS)], linestyle='-' if found[0]['part'] == 'bir' else '--', label=label(method))
+        axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1.02), ylim=(0, 1.02), title=title)
+        return axes.legend(fontsize=6, ncols=2)
+    for place, (method, found) in enumerate(methods.items()):
+        values = [row[what] for row in found]
+        axes.bar(place, stats.fmean(values), 0.7, color=colour(found[0]['part']), alpha=1 if method in ('gr', 'bir') else 0.45)
+        axes.plot(beside(place, values, 0.4), values, color='.15', **DOT)
+    axes.set_xticks(range(len(methods)), [label(method).replace(' + ', '\n+ ').replace(' - ', '\n- ') for method in methods], fontsize=6)
+    axes.set(ylabel={'inception': 'inception score', 'frechet': 'Fréchet distance', 'likelihood': 'log-likelihood, up to a constant'}[what], title=title)
+    axes.grid(False, axis='x')
+
 @styled
 def component_bars(results: dict):
-    "fig3: what a component adds to GR, and what BI-R loses without it; dots: seeds; lines: the last task alone, chance."
+    "fig3: what a component adds to GR, and what BI-R loses without it, in accuracy and, where it was measured, in the generator's quality; dots: seeds."
     rows = rows_of('fig3', results)
     panels = {(key, part): [row for row in inside if row['part'] == part]
               for key, inside in grouped(rows, 'stream', 'front').items() for part in ('gr', 'bir')}
     panels = {key: inside for key, inside in panels.items() if len({row['method'] for row in inside}) > 1}
     if not panels: raise UsageError('there are no additions or ablations to compare: run them first')
-    figure, axes_of = grid(panels, 4.8, 3.2, 'Additions to GR and ablations of BI-R, final accuracy', 2)
+    judged = grouped([row for row in rows if row.get('frechet', '') != '' and row['part'] != 'line'], 'stream', 'front')
+    more = [(key, what) for key in judged for what in ('inception', 'frechet', 'likelihood', 'prd')]
+    caption = 'Additions to GR and ablations of BI-R, final accuracy' + (' and quality of the generator' if more else '')
+    figure, axes_of = grid([*panels, *more], 4.8, 3.2, caption, 2)
+    for axes, (key, what) in zip(axes_of[len(panels):], more): _quality(axes, judged[key], what, title_of(*key))
     for axes, (((stream, front), part), inside) in zip(axes_of, panels.items()):
         methods = {method: [100 * row['acc'] for row in found] for (method,), found in grouped(inside, 'method').items()}
         order = [part, *(method for method in methods if method != part)]
@@ -104,12 +127,12 @@ def component_bars(results: dict):
             axes.bar(place, stats.fmean(values), 0.7, color=colour(part), alpha=1 if method == part else 0.45)
             axes.plot(beside(place, values, 0.4), values, color='.15', **DOT)
         run = next(run for run in results['runs'] if run['stream'] == stream)
-        lines = {name_of(m): [100 * row['acc'] for row in rows if (row['stream'], row['front'], row['method']) == (stream, front, m)]
+        lines = {label(m): [100 * row['acc'] for row in rows if (row['stream'], row['front'], row['method']) == (stream, front, m)]
                  for m in ('only_last', 'none')}
         classes = run['config'].get('stream', {}).get('classes_per_task', 10) * (len(run['accuracy_matrix']) if stream.endswith('_class') else 1)
         for style, (name, values) in zip(('--', '-.', ':'), (lines | {'chance': [100 / classes]}).items()):
             if values: axes.axhline(stats.fmean(values), color='.3', linestyle=style, linewidth=1, label=name)
-        axes.set_xticks(range(len(order)), [name_of(method).replace(' + ', '\n+ ').replace(' - ', '\n- ') for method in order], fontsize=8)
+        axes.set_xticks(range(len(order)), [label(method).replace(' + ', '\n+ ').replace(' - ', '\n- ') for method in order], fontsize=8)
         axes.set(ylabel='accuracy at the end (%)', title=title_of(stream, front))
         axes.grid(False, axis='x')
         axes.legend(fontsize=6)
@@ -130,7 +153,7 @@ def _by_task(axes, rows: list, methods: list) -> None:
         for place, task in enumerate(tasks):
             values = [100 * row['difference'] for row in rows if (row['of'], row['method']) == (task, method)]
             if values: axes.bar(place + (number - (len(methods) - 1) / 2) * width, stats.fmean(values), 0.9 * width, color=look(method)[1],
-                                label=name_of(method) if not place else None)
+                                label=label(method) if not place else None)
     axes.set_xticks(range(len(tasks)), [task[5:] for task in tasks])
     axes.set(xlabel='task', ylabel='difference by task (points)')
 
@@ -166,7 +189,7 @@ def exaggeration(results: dict):
                     values = [100 * row['difference'] for row in inside if (row['method'], row['of']) == (method, of)]
                     text = ('early tasks', 'all tasks')[k] if not place else None
                     _difference(axes, place + 0.3 * (k - 0.5), values, COLOURS[3 * k], text)
-            names = [name_of(method).replace('BI-R + SI + ', '').replace('BI-R + RR', 'BI-R + RR, λ = 1') for method in more]
+            names = [label(method).replace('BI-R + SI + ', '').replace('BI-R + RR', 'BI-R + RR, λ = 1') for method in more]
             axes.set_xticks(range(len(more)), names, rotation=45, ha='right', fontsize=7)
             axes.set(ylabel='difference (points)')
         else: _swept(axes, inside, what, more)
@@ -190,11 +213,31 @@ def mechanism(results: dict):
         for place, ((method, _), found) in enumerate(points.items()):
             axes.plot(found, beside(place, found, 0.5), color=colour(method), **DOT)
             axes.plot(stats.fmean(found), place, color=colour(method), **MEAN)
-        names = [name_of(method) + ('' if variant == 'main' else f', {variant.replace("_", " ")}') for method, variant in points]
+        names = [label(method) + ('' if variant == 'main' else f', {variant.replace("_", " ")}') for method, variant in points]
         axes.set_yticks(range(len(points)), names, fontsize=6)
         axes.invert_yaxis()
         axes.set(xlabel='errors on the runner-up class (%)' if what == 'runner_up' else 'd(r, competing mean) / d(r, own mean)', title=title_of(stream))
     return noted(figure, results, 'diamond: mean, dots: seeds')
+
+@styled
+def confused(results: dict):
+    "fig4c: of the tests of each task, the share (%) that is taken for a class of each task, mean over seeds."
+    rows = rows_of('fig4c', results)
+    panels = grouped(rows, 'stream', 'method', 'variant')
+    figure, axes_of = grid(panels, 3.1, 3.2, 'Confusion of tasks after the last one', 4)
+    for axes, ((stream, method, variant), inside) in zip(axes_of, panels.items()):
+        T = max(row['task'] for row in inside)
+        axes.imshow([[row['share'] for row in inside if row['task'] == t] for t in range(1, T + 1)], cmap='Blues', vmin=0, vmax=1)
+        for row in inside:
+            axes.text(row['taken for'] - 1, row['task'] - 1, f'{100 * row["share"]:.0f}', ha='center', va='center', fontsize=40 / max(T, 5),
+                      color='white' if row['share'] > 0.6 else '.15')
+        name = label(method) + ('' if variant == 'main' else f', {variant.replace("_", " ")}')
+        axes.set(xlabel='taken for a class of task', ylabel='of task', title=f'{title_of(stream)}\n{name}')
+        axes.set_xticks(range(T), range(1, T + 1))
+        axes.set_yticks(range(T), range(1, T + 1))
+        axes.title.set_fontsize(7)
+        axes.grid(False)
+    return noted(figure, results, f'rows add up to 100, {counted([row["n"] for row in rows])} seeds')
 
 @styled
 def samples(results: dict):
@@ -208,7 +251,7 @@ def samples(results: dict):
             montage(unpacked(kept['images'], kept['shape']), unpacked(kept['reconstructed'], kept['shape']))
         axes.imshow(picture, cmap='gray', vmin=0, vmax=255)
         text = {'generated': 'samples', 'reconstructed': 'test images, reconstructions below', 'nearest': 'test images nearest to samples'}[what]
-        axes.set(title=f'{title_of(stream)}: {name_of(method)}\n{text}', xticks=[], yticks=[])
+        axes.set(title=f'{title_of(stream)}: {label(method)}\n{text}', xticks=[], yticks=[])
         axes.grid(False)
     return noted(figure, results, 'after the last task')
 
@@ -229,7 +272,7 @@ def hidden_layer(results: dict):
     for axes, ((stream, method), task, scene) in zip(axes_of, panels):
         classes = 1 + max(max(other['label']) for (key, _, other) in panels if key == (stream, method))
         axes.scatter(*zip(*scene['xy']), c=scene['label'], cmap='tab10' if classes <= 10 else 'turbo', vmin=0, vmax=max(9, classes - 1), s=5, linewidths=0)
-        axes.set(title=f'{title_of(stream)}\n{name_of(method)}, after task {task}', xticks=[], yticks=[])
+        axes.set(title=f'{title_of(stream)}\n{label(method)}, after task {task}', xticks=[], yticks=[])
         axes.title.set_fontsize(7)
         axes.grid(False)
     return noted(figure, results, f'up to {max(len(scene["label"]) for *_, scene in panels)} test images of the tasks learned')
@@ -243,7 +286,7 @@ def quantity(results: dict):
     for axes, ((stream, what), inside) in zip(axes_of, panels.items()):
         for (method, reinit), line in grouped(inside, 'method', 'reinit').items():
             axes.errorbar([row['x'] for row in line], [100 * row['mean'] for row in line], yerr=[100 * row['std'] for row in line], color=colour(method),
-                          marker='o', linestyle='--' if reinit else '-', label=name_of(method) + (', reinitialised' if reinit else ''))
+                          marker='o', linestyle='--' if reinit else '-', label=label(method) + (', reinitialised' if reinit else ''))
         xs = sorted({row['x'] for row in inside})
         axes.set(xscale='log', xlabel='replayed rows a batch' if what == 'batch_replay' else 'units of the generator', ylabel='accuracy at the end (%)',
                  title=title_of(stream))
@@ -264,25 +307,25 @@ def grids(results: dict):
             line = sorted(line, key=lambda row: row[name])
             text = f'gates closed: {gates}' if gates != '' else None
             axes.plot([row[name] for row in line], [100 * row['mean'] for row in line], marker='o', markersize=3, label=text)
-        axes.set(xscale='linear' if name == 'dg_prop' else 'log', ylabel='accuracy at the end (%)', title=f'{title_of(stream)}: {name_of(method)}')
+        axes.set(xscale='linear' if name == 'dg_prop' else 'log', ylabel='accuracy at the end (%)', title=f'{title_of(stream)}: {label(method)}')
         axes.set_xlabel({'c': 'c of SI', 'ewc_lambda': 'λ of EWC', 'dg_prop': 'share of units that a context shuts'}[name])
         if any(line.get_label()[0] != '_' for line in axes.lines): axes.legend(fontsize=6)
     return noted(figure, results, counted([row['n'] for row in rows]) + ' seed')
 
-FIGURES = {'fig1': accuracy_over_classes, 'fig2': task_lines, 'fig3': component_bars, 'fig4': exaggeration, 'fig4b': mechanism, 'fig5': samples,
-           'fig6': hidden_layer, 'fig7': quantity, 'fig8': grids}
+FIGURES = {'fig1': accuracy_over_classes, 'fig2': task_lines, 'fig3': component_bars, 'fig4': exaggeration, 'fig4b': mechanism, 'fig4c': confused,
+           'fig5': samples, 'fig6': hidden_layer, 'fig7': quantity, 'fig8': grids}
 
 def figures(profile: str) -> dict:  # {name: function of the results}
     "The figures of a profile."
     return {name: FIGURES[name] for name in figure_names(profile)}
 
-# %% ../nbs/29d_bir_figures.ipynb #c196c4be
+# %% ../nbs/29d_bir_figures.ipynb #89dcd7e3
 @styled
 def run_pdf(run: dict) -> bytes:
     "The two pages of figure 2 for one run row, without a date: equal runs give equal bytes."
     from matplotlib.backends.backend_pdf import PdfPages
     rows, buffer = run_lines(run), io.BytesIO()
-    told = f'{name_of(run["method"])}, {title_of(run["stream"])}, {run["variant"]}, seed {run["seed"]}'
+    told = f'{label(run["method"])}, {title_of(run["stream"])}, {run["variant"]}, seed {run["seed"]}'
     metadata = {'Title': told, 'Subject': run['config_hash'], 'CreationDate': None, 'ModDate': None, 'Creator': None, 'Producer': None}
     with PdfPages(buffer, metadata=metadata) as pdf:
         for ylabel, kept in (('accuracy on a task (%)', [row for row in rows if row['task']]),
@@ -294,6 +337,6 @@ def run_pdf(run: dict) -> bytes:
             pdf.savefig(figure)
     return buffer.getvalue()
 
-def write_pdfs(results: dict, folder) -> list[Path]:
-    "The PDF of each run that has `pdf` set, named by its hash; the paths. Raises DiskError."
-    return [atomic_write(Path(folder)/f'{run["config_hash"]}.pdf', run_pdf(run)) for run in results['runs'] if run['config'].get('method', {}).get('pdf')]
+def write_pdfs(results: dict, folder, overrides: dict) -> list[Path]:
+    "The PDF of each run for which the overrides set `pdf`, named by its hash; the paths. Raises DiskError."
+    return [atomic_write(Path(folder)/f'{run["config_hash"]}.pdf', run_pdf(run)) for run in results['runs'] if wants_pdf(overrides, run['method'])]

@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'FATES', 'FLAGS', 'EXPERIMENT_STREAMS', 'SCENARIOS', 'SIZES', 'TUNED', 'KEY', 'BASELINE', 'ADDED',
            'EXPERIMENTS', 'CHOOSING', 'BASELINE_COMMAND', 'EXAGGERATION', 'COMPONENTS', 'ROWS', 'NEEDS', 'Flag',
            'flag_name', 'flag_table', 'kind_of', 'defaults', 'command_table', 'Experiment', 'is_command', 'flags_of',
-           'method_of', 'read']
+           'method_of', 'wants_pdf', 'read']
 
 # %% ../nbs/29_bir_options.ipynb #c2aafd62
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from .tables import markdown
 
 METHODS = BASELINES | REPLAY
 
-# %% ../nbs/29_bir_options.ipynb #b4f9d146
+# %% ../nbs/29_bir_options.ipynb #301c1029
 class Flag(NamedTuple):
     "A flag of the original or of the fork."
     default: object  # None: depends on the experiment
@@ -29,7 +29,7 @@ class Flag(NamedTuple):
     fork: bool = False
 
 FATES = ('parameter', 'choice', 'house', 'refused')
-_front, _generator = "the front's shape is fixed with its weights", 'the generator has the size and the training of the classifier'
+_front, _together = "the front's shape is fixed with its weights", 'classifier and generator take each step together, at one step size'
 _one, _tag = 'the published network has no other', 'records are named by a hash of their settings'
 
 def _parameters(**defaults) -> dict: return {name: Flag(default, 'parameter', name) for name, default in defaults.items()}
@@ -61,14 +61,15 @@ FLAGS = {
     **_parameters(fc_layers=3, fc_units=None, z_dim=100), **_refused(_one, h_dim=None, fc_drop=0.0, fc_bn='no', fc_nl='relu', classify='beforeZ'),
     # training
     **_parameters(iters=None, lr=None), 'batch': Flag(None, 'parameter', 'batch_size'), **_refused(_one, init_bias='standard'),
-    **_refused('the original crashes with it', init_weight='standard'), **_refused('not in this library', reinit=False),
+    **_refused('the original crashes with it', init_weight='standard'), **_parameters(reinit=False),
     **_house(pre_convE=(True, 'the cached front: `front_seed`, `front_epochs`'), convE_ltag=('none', '`clrepro front import`'),
              freeze_convE=(None, '`front=frozen`, or `trained`')),
     **_refused('the decoder of pixels is trained with its VAE', pre_convD=False, freeze_convD=False),
     **_refused('binary images have BCE, features MSE', recon_loss=None),
     # replay
     **_choices('the method', replay='none', distill=False), **_parameters(temp=2.0), 'batch_replay': Flag(None, 'parameter', 'batch_replay'),
-    **_refused(_generator, g_depth=None, g_fc_lay=None, g_fc_uni=None, g_h_dim=None, g_z_dim=100, gen_iters=None, lr_gen=None),
+    **_parameters(g_fc_lay=None, g_fc_uni=None), 'g_z_dim': Flag(100, 'parameter', 'z_dim'), **_refused(_front, g_depth=None),
+    **_refused('hidden layers have one width', g_h_dim=None), **_refused(_together, gen_iters=None, lr_gen=None),
     **_parameters(recon_weight=1.0, variat_weight=1.0), **_refused('ResNet deconvolutions are left out', deconv_type='standard'),
     # brain-inspired replay
     **_choices('the method', brain_inspired=False, feedback=False, prior='standard', per_class=False, dg_gates=False, hidden=False),
@@ -156,7 +157,7 @@ def command_table() -> str:
 
 BASELINE_COMMAND = '--experiment=CIFAR100 --scenario=class --replay=generative --brain-inspired --si --c=1e8 --dg-prop=0.6 --pdf'
 
-# %% ../nbs/29_bir_options.ipynb #2ab992b5
+# %% ../nbs/29_bir_options.ipynb #4312f0ea
 EXAGGERATION = ('repulsion', 'recon_repulsion', 'recon_attraction', 'contrastive', 'not_hidden')
 COMPONENTS = {  # what a row of generative replay is made of: (feedback, prior a class, gates, internal replay, distillation)
     'bir': (1, 1, 1, 1, 1), 'bir_minus_rtf': (0, 1, 1, 1, 1), 'bir_minus_con': (1, 0, 1, 1, 1), 'bir_minus_gat': (1, 1, 0, 1, 1),
@@ -246,6 +247,11 @@ def method_of(given: dict,      # {flag: value}
     _forbid(asked not in key, f'no row has {" and ".join(asked)}: expected one of {"; ".join(" ".join(names) for names in ROWS if names)}')
     return key[asked]
 
+def wants_pdf(overrides: dict, method: str) -> bool:
+    "Whether overrides, the original's or ours, ask for a PDF of a method's runs."
+    if is_command(overrides): return read(overrides).options.get('pdf', False)
+    return overrides.get(f'{method}.pdf', overrides.get('pdf', False))
+
 def read(overrides: dict) -> Experiment:
     "The run that flags ask for, with the settings of its experiment. Raises UsageError."
     given, own = flags_of(overrides)
@@ -256,7 +262,7 @@ def read(overrides: dict) -> Experiment:
     if scenario not in SCENARIOS: raise UsageError(closest(scenario, SCENARIOS, 'scenario'))
     if name not in PAPER_STREAMS: raise UsageError(f'experiment={experiment} with scenario={scenario}: there are {", ".join(PAPER_STREAMS)}')
     method, stream = method_of(given, scenario, 'MNIST' in experiment), PAPER_STREAMS[name]
-    _forbid(given.get('freeze_convE') is False and 'bir' in method, 'freeze_convE=False: BI-R keeps its front frozen')
+    _forbid(given.get('freeze_convE') is False and 'bir' in method and method != 'bir_minus_int', 'freeze_convE=False: BI-R keeps its front frozen')
     known = {key: facts for cls in (Training, stream, METHODS[method]) for key, facts in cls.fields().items()}
     options = defaults(experiment, scenario, method) | ({'lambda_recon_rep': FLAGS['lambda_recon_rep'].default} if method == 'bir_rr' else {})
     for flag, value in given.items():
@@ -267,6 +273,7 @@ def read(overrides: dict) -> Experiment:
     for key, value in own.items():
         if key not in known: raise UsageError(closest(key, {*known, *FLAGS, KEY}, f'parameter of {method}'))
         options[key] = coerce(key, value, known[key][0])
+    if method == 'bir_minus_int': options['front'] = 'trained'
     if 'freeze_convE' in given and 'front' in known: options['front'] = 'frozen' if given['freeze_convE'] else 'trained'
     seeds = tuple(parse_seeds([given['seed']])) if 'seed' in given else ()
     return Experiment(method, stream, options, seeds, 'cpu' if given.get('no_gpus') else '')

@@ -6,9 +6,9 @@
 __all__ = ['S1', 'MNIST', 'XDG', 'CIFAR100', 'CIFAR10', 'PERMUTED', 'CIFARS', 'SCALED', 'TINY', 'FULL_FRONT', 'EXPERIMENT_OF',
            'C_GRID', 'C_SEEDS', 'CHOSEN_C', 'STRENGTH', 'NINE', 'MAIN_ROWS', 'ADDITIONS', 'ABLATIONS', 'EXAGGERATED',
            'CONTRASTIVE', 'IN_PIXELS', 'ON_S1', 'S2_ROWS', 'TASK_ROWS', 'ROWS', 'TRAINED', 'SEEDS', 'FEW', 'LAMBDAS',
-           'FACTORS', 'LEGACY', 'QUANTITIES', 'GRIDS', 'FIGURE_RUNS', 'weights', 'sweep', 'variants_of', 'deep',
-           'streams_of', 'methods_of', 'settings_of', 'seeds_of', 'observed', 'arm_cell', 'plan', 'figure_names',
-           'needed', 'grid', 'choose']
+           'FACTORS', 'LEGACY', 'QUANTITIES', 'GENERATORS', 'GRIDS', 'FIGURE_RUNS', 'weights', 'sweep', 'variants_of',
+           'deep', 'streams_of', 'methods_of', 'settings_of', 'seeds_of', 'observed', 'arm_cell', 'plan',
+           'figure_names', 'needed', 'grid', 'choose']
 
 # %% ../nbs/29b_bir_plan.ipynb #3b34e34a
 from .bir_options import COMPONENTS, METHODS, PAPER_STREAMS, defaults, is_command, kind_of, read
@@ -59,7 +59,7 @@ TRAINED = ('none', 'joint', 'si', 'ewc', 'lwf', 'gr', 'gr_distill')  # rows that
 SEEDS = {'smoke': (11, 12), 'quick': (11, 12, 13), 'study': tuple(range(11, 21)), 'full': tuple(range(11, 21))}
 FEW = {CIFAR100: 5, MNIST: 4}  # of the study's seeds; S1's main rows and the sweep have all, everything else three
 
-# %% ../nbs/29b_bir_plan.ipynb #c78b3a76
+# %% ../nbs/29b_bir_plan.ipynb #fca27dae
 LAMBDAS = {'lambda_1e-3': 1e-3, 'lambda_1e-2': 1e-2, 'lambda_1': 1.0}
 FACTORS = {'lambda_1e-2_f_1.5': 1.5, 'lambda_1e-2_f_5': 5.0, 'lambda_1e-2': 20.0}
 LEGACY = {  # variant: (row, its switch): what the original does, for the ledger
@@ -68,6 +68,8 @@ LEGACY = {  # variant: (row, its switch): what the original does, for the ledger
     'legacy_augmented': ('bir_si_augmented', {'legacy_augmented': True}),
 }
 QUANTITIES = {f'batch_replay_{n}': {'batch_replay': n} for n in (1, 4, 16, 64, 256)}
+GENERATORS = {f'g_fc_uni_{n}': {'g_fc_uni': n} for n in (10, 40, 100, 1000)}  # of generative replay alone
+GENERATORS |= {f'{name}_reinit': change | {'reinit': True} for name, change in (QUANTITIES | GENERATORS).items()}
 GRIDS = {  # figure 8: the original's grids (section 6.1)
     'si': {f'c_1e{e}': {'c': 10.0 ** e} for e in range(-1, 11)}, 'ewc': {f'ewc_lambda_1e{e}': {'ewc_lambda': 10.0 ** e} for e in range(13)},
     'bir': {f'dg_prop_{d / 10:g}': {'dg_prop': d / 10} for d in range(10)},
@@ -90,14 +92,14 @@ def variants_of(config, stream: str, method: str) -> dict:
         if method == 'bir_si_rr_ra': return main | sweep(method, LAMBDAS) | legacy
         if method == 'bir_si_rr_ra_f': return main | {name: weights(method, 1e-2) | {'rep_f': f} for name, f in FACTORS.items()}
         return main | (sweep(method, ['lambda_1']) if method in ('bir_si_ra', 'bir_si_dr') else {}) | legacy
-    if stream == MNIST and whole and method in ('gr', 'bir'): return main | QUANTITIES
+    if stream == MNIST and whole and method in ('gr', 'bir'): return main | QUANTITIES | (GENERATORS if method == 'gr' else {})
     if stream not in CIFARS: return main
     if method == 'bir_si_rr_ra': main |= sweep(method, LAMBDAS if whole else ['lambda_1e-3', 'lambda_1e-2'])
     if method in CONTRASTIVE: main |= {'view2_legacy': {'view2': 'legacy'}}
     if not whole or stream != CIFAR100: return main
     return main | ({'trained': {'front': 'trained'}} if method in TRAINED else {}) | GRIDS.get(method, {})
 
-# %% ../nbs/29b_bir_plan.ipynb #5303e5c5
+# %% ../nbs/29b_bir_plan.ipynb #58aaf2f5
 def deep(config) -> bool: return config.profile in ('study', 'full')
 
 def streams_of(config) -> list[str]:
@@ -125,14 +127,15 @@ def seeds_of(config, stream: str, method: str, variant: str) -> tuple:
     seeds = config.seeds or SEEDS[config.profile]
     if config.seeds or not deep(config): return seeds
     if variant in GRIDS.get(method, {}) and stream == CIFAR100: return seeds[:1]
-    if variant in QUANTITIES: return seeds[:3]
+    if variant in QUANTITIES | GENERATORS: return seeds[:3]
     if stream == S1: return seeds if method in MAIN_ROWS and not variant.startswith('legacy') else seeds[:3]
     if config.profile == 'full': return seeds[:5] if stream == PERMUTED else seeds
     return seeds[:3 if method in CONTRASTIVE else FEW.get(stream, 3)]
 
 def observed(config, stream: str, method: str, variant: str) -> str:
-    "What a run's statistics are, '' for none: of main runs and the sweep of λ; pictures of `bir_si`."
+    "What a run's statistics are, '' for none: of main runs and the sweep of λ; pictures of `bir_si`; in `full` the quality of the components' generators."
     if method == 'bir_si' and variant == 'main': return 'pictures'
+    if config.profile == 'full' and stream == CIFAR100 and method in COMPONENTS and variant in ('main', 'trained'): return 'quality'
     return 'statistics' if config.profile != 'smoke' and variant in ('main', *LAMBDAS) else ''
 
 def arm_cell(config, stream: str, method: str, variant: str, change: dict) -> Cell:
@@ -153,14 +156,15 @@ def plan(config) -> list:
     return [arm_cell(config, stream, method, variant, change) for stream in streams_of(config) for method in methods_of(config, stream)
             for variant, change in variants_of(config, stream, method).items() if needed(config, stream, method, variant)]
 
-# %% ../nbs/29b_bir_plan.ipynb #686f730b
+# %% ../nbs/29b_bir_plan.ipynb #427c9d18
 _COMPARED = (*NINE, 'ewc_online', 'only_last', 'xdg')
 FIGURE_RUNS = {  # figure: streams, methods and variants of the runs that it shows; (): all
     'fig1': ((), _COMPARED, ('main', 'trained')), 'fig2': ((), ('bir_si',), ('main',)),
     'fig3': ((), (*COMPONENTS, 'none', 'only_last'), ('main', 'trained')),
     'fig4': ((S1, *CIFARS), ('bir', 'bir_si', 'bir_rr', *EXAGGERATED), ('main', *LAMBDAS, *FACTORS)),
-    'fig5': ((S1, MNIST, *CIFARS), ('gr', 'bir', 'bir_si'), ('main',)),
-    'fig6': ((), ('bir_si',), ('main',)), 'fig7': ((MNIST,), ('gr', 'bir'), ('main', *QUANTITIES)),
+    'fig4b': ((), ('none', 'joint', 'bir', 'bir_si', 'bir_rr', *EXAGGERATED), ('main', *LAMBDAS)),
+    'fig4c': ((), ('none', 'gr', 'bir', 'bir_si', 'bir_si_rr_ra'), ('main', *LAMBDAS)), 'fig5': ((S1, MNIST, *CIFARS), ('gr', 'bir', 'bir_si'), ('main',)),
+    'fig6': ((), ('bir_si',), ('main',)), 'fig7': ((MNIST,), ('gr', 'bir'), ('main', *QUANTITIES, *GENERATORS)),
     'fig8': ((CIFAR100,), tuple(GRIDS), tuple(name for names in GRIDS.values() for name in names)),
 }
 

@@ -7,8 +7,9 @@ __all__ = ['POINTS', 'PICTURES', 'OBSERVE', 'chunk_of', 'answers', 'confusion', 
            'is_binary', 'gates_of', 'reconstructed', 'mean_distances', 'packed', 'unpacked', 'scene', 'hidden',
            'generated', 'as_bytes', 'side_of', 'nearest', 'Observer', 'rounded', 'shown']
 
-# %% ../nbs/28c_bir_stats.ipynb #8b8efa62
+# %% ../nbs/28c_bir_stats.ipynb #87e53a15
 import base64
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ def mean_distances(own: torch.Tensor,      # (S, n) k1
     mean = lambda parts, kept: (torch.cat(parts, 1).double() * kept).sum(1) / kept.sum(1)
     return mean(near, valid), mean(far, there)
 
-# %% ../nbs/28c_bir_stats.ipynb #67ca92a7
+# %% ../nbs/28c_bir_stats.ipynb #b530fd9b
 POINTS, PICTURES = 400, 40
 
 def packed(images: torch.Tensor) -> str:
@@ -138,7 +139,7 @@ def generated(net: ReplayNet, stream, seeds, classes: int, n: int = PICTURES) ->
     noise = torch.stack([torch.randn(n, net.z_dim, generator=generator(seed, 'sampled pictures')) for seed in seeds])
     labels, noise = labels.to(net.mu.weight.device), noise.to(net.mu.weight)
     contexts = net.gates[0].shape[1] if net.n_gates else 1
-    return net.decode(net.sample(noise, labels), labels % contexts if net.n_gates else None), labels
+    with evaluating(net): return net.decode(net.sample(noise, labels), labels % contexts if net.n_gates else None), labels
 
 def as_bytes(x: torch.Tensor) -> torch.Tensor: return (255 * x).round().clamp(0, 255).byte()
 
@@ -170,8 +171,8 @@ def nearest(stream, features: torch.Tensor,  # (S, n, D)
     flat = found.flatten(0, 1).float().movedim(3, 1)
     return as_bytes(F.adaptive_avg_pool2d(flat, size) / 255).movedim(1, 3).view(*place.shape, size, size, -1)
 
-# %% ../nbs/28c_bir_stats.ipynb #fbf2e603
-OBSERVE = ('', 'statistics', 'pictures')
+# %% ../nbs/28c_bir_stats.ipynb #492bab81
+OBSERVE = ('', 'statistics', 'pictures', 'quality')
 
 class Observer:
     "Measures a run of replay. After the last task `kept` holds what it saw, seeds first."
@@ -180,6 +181,7 @@ class Observer:
     def __init__(self, run):
         self.run, self.method, self.stream = run, run.method, run.stream
         if self.method.observe not in OBSERVE: raise UsageError(f'observe={self.method.observe!r}: expected one of {", ".join(map(repr, OBSERVE))}')
+        if self.method.observe == 'quality': import_module('clrepro.bir_quality').judged(self.stream)
         self.teacher, self.kept, self.counts, self.scenes, self.pictures = None, {}, None, [], {}
 
     def state_dict(self) -> dict:
@@ -217,6 +219,7 @@ class Observer:
             net = find(self.method.net, 'decoder')
             if net is not None: self.kept['own'], self.kept['competing'] = self.distances(net, last, old['valid'])
         self.teacher = None
+        if self.method.observe == 'quality': self.kept |= import_module('clrepro.bir_quality').quality(self.method, self.stream)
 
     def distances(self, net, last: int, valid) -> tuple:
         chunks = lambda: ((x, y, task) for task in range(last) for x, y, _ in self.stream.test(task, chunk_of(self.method.device)))

@@ -7,8 +7,9 @@ __all__ = ['SCENARIOS', 'FRONTS', 'PAPER_STREAMS', 'STREAMS', 'last_fifth', 'Bir
            'SplitDigitsTask', 'SplitDigitsDomain', 'SplitCifar', 'SplitCifar100Class', 'SplitCifar100Task',
            'SplitCifar100Domain', 'SplitCifar10Class', 'SplitCifar10Task', 'PermutedDigits']
 
-# %% ../nbs/27a_bir_streams.ipynb #e834c9bd
+# %% ../nbs/27a_bir_streams.ipynb #ce001f2e
 from functools import cached_property
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ class SplitDigitsDomain(SplitDigits):
     name = 'split_mnist_domain'
     scenario: str = 'domain'      # class: all classes seen compete; task: those of the sample's task; domain: a task's classes share one head
 
-# %% ../nbs/27a_bir_streams.ipynb #53c0900f
+# %% ../nbs/27a_bir_streams.ipynb #d7a96b09
 class SplitCifar(BirSplit):
     "CIFAR through a front. Base of the five below."
     name = 'bir_split_cifar'
@@ -142,7 +143,7 @@ class SplitCifar(BirSplit):
     classes_per_task: int = 10    # C: classes of one task
     front: str = 'frozen'         # frozen: samples are features; trained: samples are images, the front learns too
     front_seed: int = 0           # of the front's pre-training
-    front_epochs: int = 20        # of the front's pre-training; published: 100
+    front_epochs: int = 30        # of the front's pre-training; published: 100
     front_name: str = ''          # of an imported front, in place of ours
 
     def setup(self):
@@ -156,7 +157,12 @@ class SplitCifar(BirSplit):
         return the_front(self.front_seed, self.front_epochs, self.source, self.front_name)
 
     @property
-    def data(self): return [self.images.entry(), self.pretrained[1]]
+    def data(self):
+        front = self.pretrained[1]
+        if self.front == 'trained':  # by code that no class of its row names
+            code = import_module('clrepro.records').code_hash('clrepro.bir_trained')
+            front = front | {'name': f'{front["name"]}, in training', 'sha256': front['sha256'] | {'training': code}}
+        return [self.images.entry(), front]
 
     @property
     def image_shape(self): return (N_FEATURES,) if self.front == 'frozen' else (32, 32, 3)

@@ -87,7 +87,7 @@ def features(front: Front,          # on the device that is to compute
             out[first:first + chunk] = front(normalised(part, dataset))
     return out
 
-# %% ../nbs/27_front.ipynb #eb9875ff
+# %% ../nbs/27_front.ipynb #76fe28b1
 def folder() -> Path: return data_folder()/'fronts'
 
 @contextmanager
@@ -120,7 +120,7 @@ def read_tensors(path: Path, remedy: str) -> dict:
     try: value = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise DataError(f'{path} is missing. {remedy}') from None
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
-        raise DataError(f'{path} is no whole file of tensors ({str(error).splitlines()[0]}). {remedy}') from None
+        raise DataError(f'{path} is no whole file of tensors ({(str(error) or "it is empty").splitlines()[0]}). {remedy}') from None
     if not isinstance(value, dict): raise DataError(f'{path}: expected a dictionary, found {type(value).__name__}. {remedy}')
     return value
 
@@ -147,7 +147,8 @@ def made(path: Path, make) -> tuple[dict, dict]:
         if not path.exists() or not path.with_suffix('.json').exists(): keep(path, *make())
         return kept(path)
 
-# %% ../nbs/27_front.ipynb #4a180c74
+# %% ../nbs/27_front.ipynb #78dfecc2
+@torch.enable_grad()
 def fit(net: nn.Module,
         epochs: int,
         losses,             # epoch -> iterator of the losses of its batches
@@ -185,7 +186,7 @@ def fit(net: nn.Module,
     partial.unlink(missing_ok=True)
     return seconds + time.perf_counter() - started
 
-# %% ../nbs/27_front.ipynb #e2068197
+# %% ../nbs/27_front.ipynb #0433494d
 BORDER = torch.tensor([*range(3, -1, -1), *range(32), *range(31, 27, -1)])  # rows of an image, padded symmetrically by 4
 
 def moved(images: torch.Tensor,   # uint8 (B, 32, 32, 3)
@@ -249,7 +250,7 @@ def ncm(front: Front, images) -> float:
     return (torch.cdist(test, means).argmin(1).numpy() == images.test_labels).mean().item()
 
 def the_front(seed: int = 0,        # draws weights, orders, crops and flips
-              epochs: int = 20,     # published: 100
+              epochs: int = 30,     # published: 100
               source: str = 'auto', # auto, real or standin, as for image sets; stand-in data get one epoch
               name: str = '',       # of an imported front, in place of ours
               ) -> tuple[Front, dict]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .core import UsageError, closest, coerce, parse_seeds, root
 
-# %% ../nbs/18_papers.ipynb #e00e1e21
+# %% ../nbs/18_papers.ipynb #b81c4945
 PROFILES = ('smoke', 'quick', 'study', 'full')
 DATA = ('auto', 'real', 'standin')
 STAGES = ('run', 'figures')
@@ -44,7 +44,7 @@ class Paper:
     quick_data: tuple
     minutes: dict      # expected, by profile; full on a CUDA GPU, the others on 2 CPU cores
     bases: tuple = ()  # modules that hold nothing but base classes of those
-    aliases: tuple = ()  # (name of the original, name here) of methods
+    aliases: tuple = ()  # (name of the original, name here) of methods and of their parameters
     named: str = ''    # module of the original's own language: EXPERIMENTS, KEY that names one, `is_command(overrides)`, `read(overrides)`
 
     @property
@@ -57,7 +57,7 @@ class Paper:
     @property
     def figures(self) -> list[str]: return [figure for experiment in self.experiments for figure in experiment.figures]
 
-# %% ../nbs/18_papers.ipynb #bd5c7e82
+# %% ../nbs/18_papers.ipynb #596e22b2
 PAPERS = {paper.name: paper for paper in (
     Paper('bcl', 'Bilevel Continual Learning',
           'Quang Pham, Doyen Sahoo, Chenghao Liu, Steven C. H. Hoi. Bilevel Continual Learning. arXiv:2007.15553, 2020.',
@@ -98,6 +98,24 @@ PAPERS = {paper.name: paper for paper in (
           data=('mnist', 'cifar10'), quick_data=('mnist',), bases=('streams', 'splits', 'methods'), named='clrepro.anytime_configs',
           modules=('megabatches', 'rounds', 'ensembles', 'mixtures', 'firefly', 'engine'),
           minutes={'smoke': 1, 'quick': 3, 'study': 60, 'full': 240}),
+    Paper('bir_exaggeration', 'Brain-inspired replay with memory exaggeration',
+          'Jack Millichamp, Xi Chen. Brain-inspired feature exaggeration in generative replay for continual learning. arXiv:2110.15056, 2021. '
+          'On: Gido M. van de Ven, Hava T. Siegelmann, Andreas S. Tolias. Brain-inspired replay for continual learning with artificial neural networks. '
+          'Nature Communications 11, 4069, 2020.',
+          ('https://arxiv.org/abs/2110.15056', 'https://github.com/jackmillichamp/brain-inspired-replay',
+           'https://www.nature.com/articles/s41467-020-17866-2', 'https://github.com/GMvandeVen/brain-inspired-replay'),
+          'nbs/papers/bir_exaggeration.ipynb',
+          (Experiment('comparison', ('fig1', 'fig2'), 'BI-R, generative replay, regularisation, none: accuracy over the classes seen, and by task'),
+           Experiment('components', ('fig3',), 'what each component adds to generative replay and what BI-R loses without it (study, full)'),
+           Experiment('exaggeration', ('fig4', 'fig4b', 'fig4c'), 'repulsion, attraction, contrastive loss against BI-R + SI, paired by seed; their weights'),
+           Experiment('pictures', ('fig5', 'fig6'), 'samples and reconstructions; the hidden layer'),
+           Experiment('quantity', ('fig7',), 'replayed rows a batch on Split MNIST (full)'),
+           Experiment('grids', ('fig8',), 'strength of SI and EWC, share of gates (full)')),
+          data=('mnist', 'cifar10', 'cifar100'), quick_data=('mnist',), named='clrepro.bir_options',
+          bases=('streams', 'splits', 'sparse_streams', 'methods', 'bir_replay'),
+          aliases=(('lamda_rep', 'lambda_rep'), ('lamda_recon_rep', 'lambda_recon_rep'), ('lamda_recon_atr', 'lambda_recon_atr')),
+          modules=('bir_streams', 'bir_regularised', 'bir_methods', 'engine'),
+          minutes={'smoke': 2, 'quick': 3, 'study': 70, 'full': 240}),
 )}
 
 def find(names=()) -> list[Paper]:
@@ -149,7 +167,7 @@ def parameters(notebook) -> dict:
             raise UsageError(f'{notebook}: parameters must be written as name = literal, found {ast.unparse(node)!r}') from None
     return found
 
-# %% ../nbs/18_papers.ipynb #494a86f4
+# %% ../nbs/18_papers.ipynb #eae2fc41
 TYPES = {'int': int, 'float': float, 'bool': bool, 'str': str, 'tuple': tuple}
 
 def _class(node: ast.ClassDef, meaning: dict) -> dict:
@@ -172,6 +190,7 @@ def configured(sources,
     ours = lambda name: name == 'Configured' or name in defined and any(ours(getattr(base, 'id', '')) for base in defined[name][0].bases)
     classes = {name: _class(*facts) for name, facts in defined.items() if ours(name)}
     unlisted = set().union(*(_unlisted(body, inherited_only) for body, _, inherited_only in modules))
+    unlisted -= set().union(*(_listed(body) for body, _, inherited_only in modules if not inherited_only))
     found, inherited = [], {base for body in classes.values() for base in body['bases']}
     for cls, body in classes.items():
         plain, fields = {}, {}
@@ -183,10 +202,14 @@ def configured(sources,
                   for name, (*facts, origin) in fields.items()]
     return found
 
+def _listed(body: list) -> set:
+    "The classes that a module's METHODS or STREAMS names, wherever they are defined."
+    return {name.id for node in body if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') in ('METHODS', 'STREAMS', 'PAPER_STREAMS')
+            for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+
 def _unlisted(body: list, inherited_only: bool) -> set:
     "The classes of a module that its METHODS or STREAMS leaves out."
-    listed = {name.id for node in body if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') in ('METHODS', 'STREAMS')
-              for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+    listed = _listed(body)
     names = {node.name for node in body if isinstance(node, ast.ClassDef)}
     return names if inherited_only else names - listed if listed else set()
 
@@ -218,11 +241,12 @@ def check_overrides(overrides: dict,       # {name or owner.name: value}
             raise UsageError(f'override {field!r} means different things in what is selected: say which, as one of {prefixed}')
         coerce(name, value, meant[0].type, len(value) if isinstance(value, list) else 1)
 
-# %% ../nbs/18_papers.ipynb #2d6ebd6c
+# %% ../nbs/18_papers.ipynb #13eb1843
 def original(paper: Paper, name: str) -> str:
     "The name here of what the paper's original calls `name`, or `name.field`."
     owner, dot, field = name.partition('.')
-    return dict(paper.aliases).get(owner, owner) + dot + field
+    names = dict(paper.aliases)
+    return names.get(owner, owner) + dot + names.get(field, field)
 
 def _split(text: str) -> list[str]: return [part.strip() for part in text.split(',') if part.strip()]
 

@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'Plan', 'data_state', 'plan', 'kernel', 'execute', 'reason', 'short_folder', 'write_back', 'reproduce',
            'table']
 
-# %% ../nbs/19_reproduce.ipynb #6e143dc7
+# %% ../nbs/19_reproduce.ipynb #6fd8c2a9
 import contextlib
 import errno
 import json
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from . import core
 from .core import ClreproError, DiskError, KernelError, UsageError, atomic_write, root
+from .data import SETS
 from .papers import PROFILES, Paper, check, find, results_folder
 from .progress import Progress
 
@@ -228,7 +229,7 @@ def write_back(executed: Path,    # an executed copy of `notebook`
         raise UsageError(f'{notebook} with its outputs would have {size:,} bytes; {LARGEST:,} is the limit. Not written.')
     atomic_write(notebook, text)
 
-# %% ../nbs/19_reproduce.ipynb #df4754de
+# %% ../nbs/19_reproduce.ipynb #08a1ef05
 def reproduce(names,                      # of papers; empty: all
               given: dict,                # notebook parameters that differ from the defaults
               dry_run: bool = False,      # only say what would run
@@ -258,7 +259,7 @@ def reproduce(names,                      # of papers; empty: all
         rows.append([each.paper.name, each.values['profile'], state, seconds, _short(notebook), _short(each.out)])
     print(table(['paper', 'profile', 'verdicts', 'seconds', 'executed notebook', 'figures and results'], rows))
     if standins: print(f'STAND-IN data, not comparable with a paper: {", ".join(sorted(standins))}. '
-                       f'Get it: clrepro data get {" ".join(sorted(standins))}')
+                       f'Get it: clrepro data get {" ".join(sorted(standins & set(SETS)))}')
     return codes.pop() if len(codes) == 1 else int(bool(codes))
 
 def _say(line: str) -> None: print(line, file=sys.stderr, flush=True)

@@ -28,13 +28,13 @@ from .engine import Checkpoint, Run, Training, build_method
 from .metrics import summary
 from .records import Store, class_code
 
-# %% ../nbs/13_runs.ipynb #32ea9e73
-METHOD_MODULES = ('clrepro.methods', 'clrepro.regularised', 'clrepro.projection', 'clrepro.meta', 'clrepro.icarl', 'clrepro.bcl',
-                  'clrepro.sparse_methods', 'clrepro.dynamic', 'clrepro.task_masks', 'clrepro.selfless', 'clrepro.sparse_experiments',
-                  'clrepro.rounds', 'clrepro.ensembles', 'clrepro.mixtures', 'clrepro.firefly')
+# %% ../nbs/13_runs.ipynb #d14b7b98
+METHOD_MODULES = ('clrepro.bir_regularised', 'clrepro.bir_methods', 'clrepro.methods', 'clrepro.regularised', 'clrepro.projection', 'clrepro.meta',
+                  'clrepro.icarl', 'clrepro.bcl', 'clrepro.sparse_methods', 'clrepro.dynamic', 'clrepro.task_masks', 'clrepro.selfless',
+                  'clrepro.sparse_experiments', 'clrepro.rounds', 'clrepro.ensembles', 'clrepro.mixtures', 'clrepro.firefly')
 
 def known_methods() -> dict:
-    "{record name: class} of every method, the papers' included."
+    "{record name: class} of every method, the papers' included; a name that two papers have means the one of the later module."
     return {name: cls for module in METHOD_MODULES for name, cls in import_module(module).METHODS.items()}
 
 def stepwise(cls) -> bool:
@@ -43,8 +43,8 @@ def stepwise(cls) -> bool:
 
 def known_streams() -> dict:
     "{record name: class} of every stream; a name that two papers have means the one of `clrepro.streams`."
-    from clrepro import megabatches, sparse_streams, splits, streams
-    return sparse_streams.STREAMS | megabatches.STREAMS | streams.STREAMS | splits.STREAMS
+    from clrepro import bir_streams, megabatches, sparse_streams, splits, streams
+    return bir_streams.STREAMS | sparse_streams.STREAMS | megabatches.STREAMS | streams.STREAMS | splits.STREAMS
 
 def resolve(what, known: dict, kind: str):
     "The class that `what` stands for: a class, a known name, or the dotted path of a class of your own. Raises UsageError."

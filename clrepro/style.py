@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .core import atomic_write, canonical, digest
 
-# %% ../nbs/15c_style.ipynb #6c658732
+# %% ../nbs/15c_style.ipynb #d805e020
 COLOURS = ('#0173B2', '#DE8F05', '#029E73', '#D55E00', '#CC78BC', '#CA9161', '#FBAFE4', '#949494', '#ECE133', '#56B4E9')
 MARKERS = 'oDs^vPX<>*'
 
@@ -60,6 +60,38 @@ LOOKS = {  # method: (name, colour, marker); the order is the order of tables an
     'moe': ('MoE', '#7A1F4C', '>'),
     'gmoe': ('gMoE', '#4FA8DC', 'p'),
     'firefly': ('Firefly', '#1C1C1C', 'h'),
+    'none': ('none', '#8C8C8D', 'X'),
+    'si': ('SI', '#9ACD32', 'v'),
+    'ewc_online': ('EWC, online', '#5FAE5F', 'v'),
+    'xdg': ('XdG', '#C71585', 'h'),
+    'only_last': ('only the last task', '#C9C9C9', 'x'),
+    'gr': ('GR', '#D62728', 's'),
+    'gr_distill': ('GR + distillation', '#F28E8E', 'P'),
+    'gr_plus_rtf': ('GR + rtf', '#B84A4A', '<'),
+    'gr_plus_con': ('GR + con', '#DB7B8C', '>'),
+    'gr_plus_gat': ('GR + gat', '#9E2A2F', 'p'),
+    'gr_plus_int': ('GR + int', '#F2B3A6', 'd'),
+    'bir': ('BI-R', '#7B2CBF', 'o'),
+    'bir_si': ('BI-R + SI', '#1F4FD8', 'D'),
+    'bir_minus_rtf': ('BI-R - rtf', '#A98FC9', '<'),
+    'bir_minus_con': ('BI-R - con', '#C9A6E0', '>'),
+    'bir_minus_gat': ('BI-R - gat', '#5B2C7D', 'p'),
+    'bir_minus_int': ('BI-R - int', '#D9C7EA', 'd'),
+    'bir_minus_dis': ('BI-R - dis', '#8E6FB0', 'P'),
+    'bir_rr': ('BI-R + RR', '#E64980', '^'),
+    'bir_si_rr': ('BI-R + SI + RR', '#F06595', 'v'),
+    'bir_si_ra': ('BI-R + SI + RA', '#12A150', '^'),
+    'bir_si_rr_ra': ('BI-R + SI + RR + RA', '#E8590C', '*'),
+    'bir_si_rr_ra_f': ('BI-R + SI + RR + RA + factor', '#F59F00', 'h'),
+    'bir_si_rr_ra_single': ('BI-R + SI + RR + RA + single', '#FFC078', 'H'),
+    'bir_si_dr': ('BI-R + SI + DR', '#0CA5C9', 's'),
+    'bir_si_dr_kl': ('BI-R + SI + DR + KL', '#3BC9DB', '<'),
+    'bir_si_dr_prior': ('BI-R + SI + DR + prior', '#0B7285', '>'),
+    'bir_si_dr_overlap': ('BI-R + SI + DR + overlap', '#66D9E8', 'p'),
+    'bir_si_dr_f': ('BI-R + SI + DR + factor', '#15AABF', 'd'),
+    'bir_si_augmented': ('BI-R + SI + augmented', '#74C0FC', 'P'),
+    'bir_si_contrastive': ('BI-R + SI + contrastive', '#364FC7', 'X'),
+    'bir_si_contrastive_scores': ('BI-R + SI + contrastive + scores', '#748FFC', 'x'),
 }
 
 def look(method: str) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clrepro import cli
+from clrepro import cli, cli_data
 from clrepro.papers import PAPERS, fields, parameters
 from clrepro.results import example, save
 
@@ -151,7 +151,7 @@ def test_show_reads_the_folder_of_the_profile(capsys, tmp_path, monkeypatch):
 
 def test_help_names_what_can_be_written_and_imported():
     from clrepro.gem import KINDS
-    assert cli.GEM_KINDS == tuple(KINDS)
+    assert cli_data.GEM_KINDS == tuple(KINDS)
     said = run('data', 'import', '--help').stdout
     assert 'CUB-200-2011' in said and 'miniimagenet' in said
 

@@ -59,7 +59,7 @@ TRAINED = ('none', 'joint', 'si', 'ewc', 'lwf', 'gr', 'gr_distill')  # rows that
 SEEDS = {'smoke': (11, 12), 'quick': (11, 12, 13), 'study': tuple(range(11, 21)), 'full': tuple(range(11, 21))}
 FEW = {CIFAR100: 5, MNIST: 4}  # of the study's seeds; S1's main rows and the sweep have all, everything else three
 
-# %% ../nbs/29b_bir_plan.ipynb #fca27dae
+# %% ../nbs/29b_bir_plan.ipynb #edeb12b5
 LAMBDAS = {'lambda_1e-3': 1e-3, 'lambda_1e-2': 1e-2, 'lambda_1': 1.0}
 FACTORS = {'lambda_1e-2_f_1.5': 1.5, 'lambda_1e-2_f_5': 5.0, 'lambda_1e-2': 20.0}
 LEGACY = {  # variant: (row, its switch): what the original does, for the ledger
@@ -94,8 +94,8 @@ def variants_of(config, stream: str, method: str) -> dict:
         return main | (sweep(method, ['lambda_1']) if method in ('bir_si_ra', 'bir_si_dr') else {}) | legacy
     if stream == MNIST and whole and method in ('gr', 'bir'): return main | QUANTITIES | (GENERATORS if method == 'gr' else {})
     if stream not in CIFARS: return main
-    if method == 'bir_si_rr_ra': main |= sweep(method, LAMBDAS if whole else ['lambda_1e-3', 'lambda_1e-2'])
-    if method in CONTRASTIVE: main |= {'view2_legacy': {'view2': 'legacy'}}
+    if method == 'bir_si_rr_ra' and (whole or stream == CIFAR100): main |= sweep(method, LAMBDAS if whole else ['lambda_1e-3', 'lambda_1e-2'])
+    if method == 'bir_si_contrastive': main |= {'view2_legacy': {'view2': 'legacy'}}
     if not whole or stream != CIFAR100: return main
     return main | ({'trained': {'front': 'trained'}} if method in TRAINED else {}) | GRIDS.get(method, {})
 

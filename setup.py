@@ -18,9 +18,9 @@ setup(
     license='Apache-2.0',
     keywords=cfg['keywords'].split(),
     packages=find_packages(include=['clrepro', 'clrepro.*']),
-    include_package_data=True,
+    package_data={'clrepro': ['experiments/*/*.yaml', 'experiments/*/*.yaml.j2']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'tensorboard': ['tensorboard>=2.16']},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'tensorboard': ['tensorboard>=2.16'], 'mlflow': ['mlflow-skinny>=3']},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['clrepro=clrepro._modidx:d']},
 )

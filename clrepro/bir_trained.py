@@ -95,7 +95,7 @@ def trained(cls) -> type:
     if getattr(cls, 'hidden_replay', False): raise UsageError(f'{cls.name} replays features of a front that stays as it is: expected front=frozen')
     return type(f'{cls.__name__}Trained', (Trained, cls), {'__doc__': f'{cls.__doc__} With a front that is trained.'})
 
-# %% ../nbs/28d_bir_trained.ipynb #e5cfc77b
+# %% ../nbs/28d_bir_trained.ipynb #992618fd
 def convolved(state: dict,       # one seed's parameters and running statistics, named as the front has them
               x: torch.Tensor,   # (B, 3, 32, 32)
               ) -> torch.Tensor:  # (B, 1024)
@@ -130,6 +130,7 @@ def front_fisher(net: TrainedNet,
             grads, = vmap(pull)(torch.eye(len(labels), dtype=scores.dtype, device=scores.device))
             return [torch.einsum('l,l...->...', scores.exp(), grads[name].square()) for name in names]
 
-        for rows in x[s].unflatten(-1, (3, 32, 32)).split(max(1, budget // len(labels))) if x.dim() == 3 else x[s].split(max(1, budget // len(labels))):
+        images = x[s].unflatten(-1, (3, 32, 32)) if x.dim() == 3 else x[s]
+        for rows in images.split(max(1, budget // len(labels))):
             for total, part in zip(sums, vmap(squares)(rows)): total[s] += part.sum(0)
     return [total / x.shape[1] for total in sums]

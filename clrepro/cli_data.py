@@ -19,7 +19,7 @@ def columns(rows, indent: str = '') -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [(indent + '  '.join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip() for row in rows]
 
-# %% ../nbs/20c_cli_data.ipynb #9541e267
+# %% ../nbs/20c_cli_data.ipynb #db72cdb4
 GEM_KINDS = ('mnist_permutations', 'mnist_rotations', 'cifar100', 'cub', 'miniimagenet')  # gem.KINDS, which is slow to import
 
 def add_data(commands, command) -> None:
@@ -31,9 +31,9 @@ def add_data(commands, command) -> None:
     sub.add_argument('names', nargs='*', metavar='NAME', help='a set, or a paper for all it needs (default: what all papers need)')
     option(sub, '--mirror', 'address that holds the archives as ADDRESS/SET/FILE', "the manifest's", metavar='ADDRESS')
     option(sub, '--fresh', 'download even what is installed and intact', 'off', action='store_true')
-    sub = command('import', run_data_import, 'install sets from a folder of plain arrays, CUB-200-2011 and miniImageNet from their own folders', data)
+    sub = command('import', run_data_import, 'install sets from a folder of plain arrays, CUB-200-2011, miniImageNet and Tiny ImageNet from their own folders', data)
     sub.add_argument('name', nargs='?', metavar='NAME',
-                     help='name of the set, where DIR has no meta.json: cub and miniimagenet need it (default: the one in there)')
+                     help='name of the set, where DIR has no meta.json: cub, miniimagenet, tiny_imagenet need it (default: the one in there)')
     sub.add_argument('folder', metavar='DIR', help='folder with {train,test}_{images,labels}.npy, or a folder of such folders; for cub the folder of '
                      'CUB-200-2011 with images.txt, for miniimagenet one with images/ and {train,val,test}.csv')
     sub = command('verify', run_data_verify, 'hash every file of installed sets', data)

@@ -291,7 +291,7 @@ def status(folder=None) -> list[dict]:
                      **{key: facts.get(key, '') for key in ('source', 'licence', 'lossless', 'note', 'sha256')}})
     return rows
 
-# %% ../nbs/02_data.ipynb #ea17cd49
+# %% ../nbs/02_data.ipynb #3264c767
 def _import_one(source: Path, name, folder) -> dict:
     "Import the set whose arrays lie in `source`."
     meta = _read_json(source/'meta.json', 'Take another copy.') if (source/'meta.json').exists() else {}
@@ -325,6 +325,9 @@ def import_folder(source,      # a set's folder, or a folder of several
     if not inside and name in SETS and SETS[name].page:
         from clrepro.folders import IMPORTERS
         return [IMPORTERS[name](source, folder=folder)]
+    if not inside and name == 'tiny_imagenet':
+        from clrepro.tiny import import_tiny
+        return [import_tiny(source, folder=folder)]
     if not inside:
         where = source/name if name else f'{source} or a folder in it'
         by_hand = ' or '.join(f'clrepro data import {key} DIR' for key, info in SETS.items() if info.page)

@@ -57,7 +57,7 @@ class Paper:
     @property
     def figures(self) -> list[str]: return [figure for experiment in self.experiments for figure in experiment.figures]
 
-# %% ../nbs/18_papers.ipynb #596e22b2
+# %% ../nbs/18_papers.ipynb #6f6d3a06
 PAPERS = {paper.name: paper for paper in (
     Paper('bcl', 'Bilevel Continual Learning',
           'Quang Pham, Doyen Sahoo, Chenghao Liu, Steven C. H. Hoi. Bilevel Continual Learning. arXiv:2007.15553, 2020.',
@@ -115,7 +115,20 @@ PAPERS = {paper.name: paper for paper in (
           bases=('streams', 'splits', 'sparse_streams', 'methods', 'bir_replay'),
           aliases=(('lamda_rep', 'lambda_rep'), ('lamda_recon_rep', 'lambda_recon_rep'), ('lamda_recon_atr', 'lambda_recon_atr')),
           modules=('bir_streams', 'bir_regularised', 'bir_methods', 'engine'),
-          minutes={'smoke': 2, 'quick': 3, 'study': 70, 'full': 240}),
+          minutes={'smoke': 1, 'quick': 2, 'study': 60, 'full': 240}),
+    Paper('hrn', 'Hash-routed networks (HRN)',
+          'Ahmad Berjaoui. Continual learning using hash-routed convolutional neural networks. arXiv:2010.05880, 2020.',
+          ('https://arxiv.org/abs/2010.05880', 'https://github.com/ma3oun/hrn', 'https://openreview.net/forum?id=2G9u-wu2tXP', 'https://arxiv.org/abs/0902.2206'),
+          'nbs/papers/hrn.ipynb',
+          (Experiment('mechanism', ('fig1',), 'a sample through hashes, bases, units and residuals'),
+           Experiment('comparison', ('fig2', 'fig3'), 'HRN, its controls, VC, EWC, ELL: accuracy over tasks, accuracy and forgetting at the end, ablations'),
+           Experiment('routing', ('fig4', 'fig5', 'fig8', 'fig9'), 'usage and filling of units, paths by class, images with their paths, embeddings'),
+           Experiment('stability', ('fig6', 'fig7'), 'renewals over the accuracy curves; residual norms with lambda and without'),
+           Experiment('size', ('fig10',), 'trained parameters against the task')),
+          data=('mnist', 'fashion_mnist', 'cifar100'), quick_data=('mnist',), named='clrepro.hrn_configs',
+          bases=('streams', 'splits', 'methods', 'hrn_decoder', 'hrn_coders', 'sparse_streams'),
+          modules=('hrn_streams', 'hrn_methods', 'hrn_baselines', 'engine'),
+          minutes={'smoke': 2, 'quick': 3, 'study': 60, 'full': 240}),
 )}
 
 def find(names=()) -> list[Paper]:
@@ -167,7 +180,7 @@ def parameters(notebook) -> dict:
             raise UsageError(f'{notebook}: parameters must be written as name = literal, found {ast.unparse(node)!r}') from None
     return found
 
-# %% ../nbs/18_papers.ipynb #eae2fc41
+# %% ../nbs/18_papers.ipynb #97456316
 TYPES = {'int': int, 'float': float, 'bool': bool, 'str': str, 'tuple': tuple}
 
 def _class(node: ast.ClassDef, meaning: dict) -> dict:
@@ -188,7 +201,10 @@ def configured(sources,
     modules = [(ast.parse(source).body, comments(source), source in bases) for source in (*bases, *sources)]
     defined = {node.name: (node, meaning) for body, meaning, _ in modules for node in body if isinstance(node, ast.ClassDef)}
     ours = lambda name: name == 'Configured' or name in defined and any(ours(getattr(base, 'id', '')) for base in defined[name][0].bases)
-    classes = {name: _class(*facts) for name, facts in defined.items() if ours(name)}
+    own = {name for name in defined if ours(name)}
+    mixed_in = lambda name: {base.id for base in defined[name][0].bases if getattr(base, 'id', '') in defined}
+    while more := set().union(*map(mixed_in, own)) - own: own |= more
+    classes = {name: _class(*facts) for name, facts in defined.items() if name in own}
     unlisted = set().union(*(_unlisted(body, inherited_only) for body, _, inherited_only in modules))
     unlisted -= set().union(*(_listed(body) for body, _, inherited_only in modules if not inherited_only))
     found, inherited = [], {base for body in classes.values() for base in body['bases']}
@@ -196,7 +212,9 @@ def configured(sources,
         plain, fields = {}, {}
         for base in reversed(_lineage(cls, classes)):
             plain |= classes[base]['plain']
-            for name, facts in classes[base]['fields'].items(): fields[name] = (*facts, fields.get(name, (base,))[-1])
+            for name, (kind, default, told) in classes[base]['fields'].items():
+                before = fields.get(name, (None, None, '', base))
+                fields[name] = (kind, default, told or before[2], before[3])
         if cls in unlisted or 'name' not in body['plain'] or cls in inherited and plain['name'] == plain['kind']: continue
         found += [Parameter(name, *facts, owner=plain['name'], kind=plain['kind'], origin=origin)
                   for name, (*facts, origin) in fields.items()]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .core import atomic_write, canonical, digest
 
-# %% ../nbs/15c_style.ipynb #d805e020
+# %% ../nbs/15c_style.ipynb #1699c82e
 COLOURS = ('#0173B2', '#DE8F05', '#029E73', '#D55E00', '#CC78BC', '#CA9161', '#FBAFE4', '#949494', '#ECE133', '#56B4E9')
 MARKERS = 'oDs^vPX<>*'
 
@@ -60,6 +60,20 @@ LOOKS = {  # method: (name, colour, marker); the order is the order of tables an
     'moe': ('MoE', '#7A1F4C', '>'),
     'gmoe': ('gMoE', '#4FA8DC', 'p'),
     'firefly': ('Firefly', '#1C1C1C', 'h'),
+    'hrn': ('HRN', '#0A63A8', 'o'),
+    'hrn_renew_first_task': ('HRN, renewal in task 1', '#1B4F8A', 'D'),
+    'hrn_freeze_after_task': ('HRN, bases frozen after a task', '#5FA8D3', 's'),
+    'hrn_lambda0': ('HRN, λ = 0', '#2AA198', '^'),
+    'hrn_no_r0': ('HRN without r0', '#7FC8A9', 'v'),
+    'frozen': ('frozen units', '#C2570C', 'X'),
+    'random_routing': ('random routing', '#E8A15C', '<'),
+    'single_unit': ('single unit', '#B58900', '>'),
+    'vc': ('VC', '#6E6E6E', 'P'),
+    'ewc_logits': ('EWC, logits', '#7D3C98', 'p'),
+    'ewc_features': ('EWC, features', '#C39BD3', 'h'),
+    'ell': ('ELL', '#B03A5B', '*'),
+    'ell_reference': ('ELL, as released', '#E29BB0', 'd'),
+    'joint_vc': ('joint, VC coder', '#9A9A9A', ''),
     'none': ('none', '#8C8C8D', 'X'),
     'si': ('SI', '#9ACD32', 'v'),
     'ewc_online': ('EWC, online', '#5FAE5F', 'v'),

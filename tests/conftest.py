@@ -1,6 +1,8 @@
 """What the tests share: one thread, tiny paper notebooks, a private data folder."""
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,11 @@ for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'): 
 
 import pytest
 
+from clrepro.core import DataError
+from clrepro.data import import_folder, load
 from clrepro.papers import PAPERS
+
+PACK = Path(__file__).resolve().parents[2]/'shared'/'data'
 
 PARAMETERS = """profile = 'quick'  # how much
 data = 'standin'  # which data
@@ -43,6 +49,13 @@ def write_notebook(path: Path, *sources: str) -> Path:
     path.write_text(json.dumps(notebook, indent=1, sort_keys=True) + '\n')
     return path
 
+def reproduce(paper: str, out: Path, *args, env: dict | None = None) -> tuple:
+    "The results of `clrepro reproduce PAPER` on the CPU, and the finished process."
+    done = subprocess.run([sys.executable, '-m', 'clrepro', 'reproduce', paper, '--device', 'cpu', '--out', str(out), *args], capture_output=True, text=True,
+                          env=os.environ | (env or {}))
+    assert done.returncode == 0, done.stderr
+    return json.loads((out/'results.json').read_text()), done
+
 @pytest.fixture
 def register(tmp_path, monkeypatch):
     "register(name, *sources): a paper whose notebook has these cells, or one that writes results; no other papers are known."
@@ -61,3 +74,18 @@ def no_data(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv('CLREPRO_DATA', str(folder))
     return folder
+
+@pytest.fixture(scope='module')
+def real_mnist(tmp_path_factory):
+    "Real MNIST, from the user's own data folder or from the folder beside the checkout."
+    try:
+        yield load('mnist', 'real')
+        return
+    except DataError:
+        if not PACK.exists(): pytest.skip('real MNIST is not installed (clrepro data get mnist) and ../shared/data is not there')
+    folder = tmp_path_factory.mktemp('real')
+    subprocess.run([sys.executable, str(PACK/'unpack.py'), str(folder/'raw'), 'mnist'], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('CLREPRO_DATA', str(folder/'data'))
+        import_folder(folder/'raw')
+        yield load('mnist', 'real')

@@ -1,11 +1,12 @@
 """Anytime learning from end to end on stand-in data: the notebook, the original's commands, classes of a user's own, the array script."""
-import json
 import math
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
+import conftest
 import pytest
 
 from clrepro.anytime_configs import METHODS
@@ -14,13 +15,7 @@ from clrepro.runs import execute
 from clrepro.study import configure
 
 CLI = [sys.executable, '-m', 'clrepro']
-
-
-def reproduce(out, *args, env=None):
-    done = subprocess.run([*CLI, 'reproduce', 'anytime', '--device', 'cpu', '--out', str(out), *args], capture_output=True, text=True,
-                          env=os.environ | (env or {}))
-    assert done.returncode == 0, done.stderr
-    return json.loads((out/'results.json').read_text()), done
+reproduce = partial(conftest.reproduce, 'anytime')
 
 
 @pytest.fixture(scope='module')

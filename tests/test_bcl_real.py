@@ -1,38 +1,15 @@
 """The smoke tier of the BCL specification on real MNIST: margins far below what was measured on other seeds."""
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 import clrepro
-from clrepro.core import DataError
-from clrepro.data import import_folder, load
 
-PACK = Path(__file__).resolve().parents[2]/'shared'/'data'
 SMOKE = dict(n_tasks=5, use=500, n_test=1000, data='real')
 REPLAY = SMOKE | dict(n_memories=50, replay_batch_size=64, lr=0.1)
 SEEDS = '100-102'
 
 
 @pytest.fixture(scope='module')
-def mnist(tmp_path_factory):
-    "Real MNIST, from the user's own data folder or from the folder beside the checkout."
-    try:
-        yield load('mnist', 'real')
-        return
-    except DataError:
-        if not PACK.exists(): pytest.skip('real MNIST is not installed (clrepro data get mnist) and ../shared/data is not there')
-    folder = tmp_path_factory.mktemp('real')
-    subprocess.run([sys.executable, str(PACK/'unpack.py'), str(folder/'raw'), 'mnist'], check=True, capture_output=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('CLREPRO_DATA', str(folder/'data'))
-        import_folder(folder/'raw')
-        yield load('mnist', 'real')
-
-
-@pytest.fixture(scope='module')
-def runs(mnist):
+def runs(real_mnist):
     return {'finetune_0.03': clrepro.run('finetune', 'permuted_mnist', SEEDS, lr=0.03, **SMOKE),
             'finetune_0.1': clrepro.run('finetune', 'permuted_mnist', SEEDS, lr=0.1, **SMOKE),
             'er': clrepro.run('er', 'permuted_mnist', SEEDS, **REPLAY),

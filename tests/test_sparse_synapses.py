@@ -1,24 +1,19 @@
 """Sparse synapses from end to end on stand-in data: the notebook, the named experiments of the original, the study's plan cut to a few samples."""
-import json
 import math
 import subprocess
 import sys
+from functools import partial
 
+import conftest
 import pytest
 
 from clrepro.papers import PAPERS, fields
 from clrepro.sparse_plan import OBSERVED, figure_names
 
+reproduce = partial(conftest.reproduce, 'sparse_synapses')
 CUT = ['--seeds', '1', '--set', 'n_epochs=1', '--set', 'use=100', '--set', 'batch_size=16', '--set', 'n_test=20', '--set', 'train_per_class=20',
        '--set', 'test_per_class=5', '--set', 'hidden_units=30', '--set', 'channels=[4]',
        '--set', 'dynamic.update_every=2', '--set', 'dynamic_budget.update_every=2']
-
-
-def reproduce(out, *args):
-    done = subprocess.run([sys.executable, '-m', 'clrepro', 'reproduce', 'sparse_synapses', '--device', 'cpu', '--out', str(out), *args],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads((out/'results.json').read_text()), done
 
 
 @pytest.fixture(scope='module')

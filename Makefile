@@ -1,5 +1,5 @@
 # Every target runs in the environment .venv, which `make setup` builds from constraints.txt.
-PROFILE ?= quick
+PROFILE ?=
 PAPERS  ?=
 SEEDS   ?=
 PYTHON  ?=
@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 
 help:  ## list every target
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo 'Variables: PROFILE=smoke|quick|study|full (quick)  PAPERS="bcl ..." (all)  SEEDS=100-109 (the profile'"'"'s)  PYTHON=python3.12 (found)'
+	@echo 'Variables: PROFILE=smoke|quick|study|full (the one that suits the machine)  PAPERS="bcl ..." (all)  SEEDS=100-109 (the profile'"'"'s)  PYTHON=python3.12 (found)'
 
 setup: $(STAMP)  ## make .venv with the pinned versions (again only when constraints.txt or settings.ini change)
 
@@ -33,7 +33,7 @@ $(STAMP): constraints.txt settings.ini setup.py pyproject.toml
 
 reproduce: setup  ## fetch the data, run the papers' notebooks, print figures and verdicts (PROFILE, PAPERS, SEEDS)
 	@$(BIN)/clrepro data get $(PAPERS) || echo 'Data could not be fetched: stand-ins take its place.'
-	$(BIN)/clrepro reproduce $(PAPERS) --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/clrepro reproduce $(PAPERS) $(if $(PROFILE),--profile $(PROFILE)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: setup  ## every test: the asserts in the notebooks, then pytest
 	$(BIN)/nbdev_test --n_workers 2

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .core import UsageError, closest, coerce, parse_seeds, root
 
-# %% ../nbs/18_papers.ipynb #b81c4945
+# %% ../nbs/18_papers.ipynb #caebd8d3
 PROFILES = ('smoke', 'quick', 'study', 'full')
 DATA = ('auto', 'real', 'standin')
 STAGES = ('run', 'figures')
@@ -45,6 +45,8 @@ class Paper:
     minutes: dict      # expected, by profile; full on a CUDA GPU, the others on 2 CPU cores
     bases: tuple = ()  # modules that hold nothing but base classes of those
     aliases: tuple = ()  # (name of the original, name here) of methods and of their parameters
+    drawing: str = ''  # module whose `figures(profile)` are its figures: {name: function of the results}
+    judging: str = ''  # module whose `claims(config, cells)` are its claims
     named: str = ''    # module of the original's own language: EXPERIMENTS, KEY that names one, `is_command(overrides)`, `read(overrides)`
 
     @property
@@ -57,7 +59,7 @@ class Paper:
     @property
     def figures(self) -> list[str]: return [figure for experiment in self.experiments for figure in experiment.figures]
 
-# %% ../nbs/18_papers.ipynb #6f6d3a06
+# %% ../nbs/18_papers.ipynb #7a1abcdb
 PAPERS = {paper.name: paper for paper in (
     Paper('bcl', 'Bilevel Continual Learning',
           'Quang Pham, Doyen Sahoo, Chenghao Liu, Steven C. H. Hoi. Bilevel Continual Learning. arXiv:2007.15553, 2020.',
@@ -70,6 +72,7 @@ PAPERS = {paper.name: paper for paper in (
            Experiment('cost', ('fig8',), 'seconds a seed and method (study, full)')),
           data=('mnist', 'cifar100'), quick_data=('mnist',),
           modules=('streams', 'splits', 'methods', 'regularised', 'projection', 'meta', 'icarl', 'bcl', 'engine'), aliases=(('single', 'finetune'),),
+          drawing='clrepro.bcl_plan', judging='clrepro.bcl_plan',
           minutes={'smoke': 0.5, 'quick': 2, 'study': 35, 'full': 240}),
     Paper('sparse_synapses', 'Sparse Dynamic Synapses for Continual Learning',
           'Vincenzo Lomonaco. The Unreasonable Effectiveness of Sparse Dynamic Synapses for Continual Learning. Repository, 2019; there is no paper.',
@@ -84,6 +87,7 @@ PAPERS = {paper.name: paper for paper in (
            Experiment('cifar', ('fig13',), 'MLP and CNN on ICifar10 and ICifar100 (study, full)')),
           data=('mnist', 'cifar10', 'cifar100'), quick_data=('mnist',), bases=('streams', 'methods', 'rewiring'), named='clrepro.sparse_experiments',
           modules=('sparse_streams', 'splits', 'sparse_methods', 'dynamic', 'task_masks', 'selfless', 'sparse_experiments', 'engine'),
+          drawing='clrepro.sparse_figures', judging='clrepro.sparse_claims',
           minutes={'smoke': 1, 'quick': 3, 'study': 70, 'full': 240}),
     Paper('anytime', 'On Anytime Learning at Macroscale (ALMA)',
           "Lucas Caccia, Jing Xu, Myle Ott, Marc'Aurelio Ranzato, Ludovic Denoyer. On Anytime Learning at Macroscale. CoLLAs 2022. arXiv:2106.09563.",
@@ -97,6 +101,7 @@ PAPERS = {paper.name: paper for paper in (
            Experiment('chunks', ('fig9',), 'the same data in more or fewer chunks (study, full)')),
           data=('mnist', 'cifar10'), quick_data=('mnist',), bases=('streams', 'splits', 'methods'), named='clrepro.anytime_configs',
           modules=('megabatches', 'rounds', 'ensembles', 'mixtures', 'firefly', 'engine'),
+          drawing='clrepro.anytime_figures', judging='clrepro.anytime_claims',
           minutes={'smoke': 1, 'quick': 3, 'study': 60, 'full': 240}),
     Paper('bir_exaggeration', 'Brain-inspired replay with memory exaggeration',
           'Jack Millichamp, Xi Chen. Brain-inspired feature exaggeration in generative replay for continual learning. arXiv:2110.15056, 2021. '
@@ -115,6 +120,7 @@ PAPERS = {paper.name: paper for paper in (
           bases=('streams', 'splits', 'sparse_streams', 'methods', 'bir_replay'),
           aliases=(('lamda_rep', 'lambda_rep'), ('lamda_recon_rep', 'lambda_recon_rep'), ('lamda_recon_atr', 'lambda_recon_atr')),
           modules=('bir_streams', 'bir_regularised', 'bir_methods', 'engine'),
+          drawing='clrepro.bir_figures', judging='clrepro.bir_claims',
           minutes={'smoke': 1, 'quick': 2, 'study': 60, 'full': 240}),
     Paper('hrn', 'Hash-routed networks (HRN)',
           'Ahmad Berjaoui. Continual learning using hash-routed convolutional neural networks. arXiv:2010.05880, 2020.',
@@ -128,6 +134,7 @@ PAPERS = {paper.name: paper for paper in (
           data=('mnist', 'fashion_mnist', 'cifar100'), quick_data=('mnist',), named='clrepro.hrn_configs',
           bases=('streams', 'splits', 'methods', 'hrn_decoder', 'hrn_coders', 'sparse_streams'),
           modules=('hrn_streams', 'hrn_methods', 'hrn_baselines', 'engine'),
+          drawing='clrepro.hrn_figures', judging='clrepro.hrn_claims',
           minutes={'smoke': 2, 'quick': 3, 'study': 60, 'full': 240}),
 )}
 

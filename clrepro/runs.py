@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHOD_MODULES', 'WORK', 'known_methods', 'stepwise', 'known_streams', 'resolve', 'resolve_device', 'Cell', 'Group',
-           'groups_of', 'complete', 'cores', 'start_worker', 'tell', 'work', 'Tail', 'spread_out', 'execute', 'Bar',
-           'watch', 'run']
+           'groups_of', 'complete', 'start_worker', 'tell', 'work', 'Tail', 'spread_out', 'execute', 'Bar', 'watch',
+           'run']
 
-# %% ../nbs/13_runs.ipynb #25e74a9d
+# %% ../nbs/13_runs.ipynb #a307e0c4
 import json
 import multiprocessing
 import os
@@ -27,6 +27,7 @@ from .core import ClreproError, UsageError, closest, digest, parse_seeds
 from .engine import Checkpoint, Run, Training, build_method
 from .metrics import summary
 from .records import Store, class_code
+from .slots import cores, lent, slot
 
 # %% ../nbs/13_runs.ipynb #d14b7b98
 METHOD_MODULES = ('clrepro.bir_regularised', 'clrepro.bir_methods', 'clrepro.methods', 'clrepro.regularised', 'clrepro.projection', 'clrepro.meta',
@@ -186,9 +187,7 @@ def complete(cell: Cell, device: str, data: str, store: Store | None, on_event=N
         checkpoint.clear()
         return records
 
-# %% ../nbs/13_runs.ipynb #d5743836
-def cores() -> int: return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
+# %% ../nbs/13_runs.ipynb #f6f3c216
 def start_worker() -> None:
     "One thread, memory that is kept for the next step (a tenth of the time), and a death with the parent."
     torch.set_num_threads(1)
@@ -207,8 +206,8 @@ def tell(path: str, event: dict) -> None:
     except OSError: pass
 
 def work(cell: Cell, device: str, data: str, folder, every: float, events: str) -> list[dict]:
-    "`complete` in a worker: events go to a file."
-    return complete(cell, device, data, folder and Store(folder), lambda event: tell(events, event), every)
+    "`complete` in a worker, in a slot: events go to a file."
+    with slot(): return complete(cell, device, data, folder and Store(folder), lambda event: tell(events, event), every)
 
 class Tail(threading.Thread):
     "Hands each line of a growing file of events to `on_event`."
@@ -234,10 +233,10 @@ class Tail(threading.Thread):
         self.done.set()
         self.join()
 
-# %% ../nbs/13_runs.ipynb #1f46e06d
+# %% ../nbs/13_runs.ipynb #f77158f8
 def spread_out(cells, jobs: int, device: str, data: str, folder, every: float, on_event) -> list[list[dict]]:
     "The records of each cell, computed by `jobs` forked workers. Raises ClreproError if one dies; finished records are kept."
-    with TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as temporary, lent():
         events = Path(temporary)/'events.jsonl'
         events.touch()
         tail = Tail(events, on_event)

@@ -54,6 +54,27 @@ def test_redrawn_figures_are_the_same_bytes(smoke):
     assert {path.name: path.read_bytes() for path in out.glob('fig*')} == before
 
 
+TIMES = {'seconds', 'eval_seconds', 'started', 'commit'}
+
+
+def timeless(value):
+    "A result without what the clock says."
+    if isinstance(value, dict): return {key: timeless(item) for key, item in value.items() if key not in TIMES}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def drawn(folder): return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in ('.svg', '.png', '.md', '.csv')}
+
+
+@pytest.mark.parametrize('fresh', [[], ['--fresh']], ids=['again', 'fresh'])
+def test_a_second_run_is_the_same(smoke, fresh, tmp_path):
+    "From the records: identical figures and tables; from scratch: equal but for the clock."
+    subprocess.run([*CLI, 'reproduce', 'bcl', '--profile', 'smoke', '--device', 'cpu', *fresh, '--out', str(tmp_path)], check=True, capture_output=True)
+    first, second = (json.loads((folder/'results.json').read_text()) for folder in (smoke[0], tmp_path))
+    assert timeless(first) == timeless(second)
+    if not fresh: assert first['runs'] == second['runs'] and drawn(smoke[0]) == drawn(tmp_path)
+
+
 def test_the_verdict_box_is_filled_in(smoke):
     notebook = json.loads((smoke[0]/'bcl.ipynb').read_text())
     [box] = [cell for cell in notebook['cells'] if 'verdict-box' in cell['metadata'].get('tags', [])]

@@ -85,10 +85,11 @@ def test_parameters_arrive_in_this_interpreter(register, tmp_path, monkeypatch, 
     assert reproduce(['toy'], {'out': str(out), 'seeds': '3,5', 'jobs': 2, 'overrides': {'lr': 0.5, 'data_file': "it's"}}) == 0
     assert json.loads((out/'results.json').read_text())['seen'] == {
         'seeds': '3,5', 'jobs': 2, 'overrides': {'lr': 0.5, 'data_file': "it's"}, 'python': sys.executable}
-    assert sorted(path.name for path in out.iterdir()) == ['results.json', 'toy.ipynb']
-    header, row, last = capsys.readouterr().out.strip().splitlines()
+    assert sorted(path.name for path in out.iterdir()) == ['report.html', 'results.json', 'toy.ipynb']
+    header, row, last, report = capsys.readouterr().out.strip().splitlines()
     assert row.split()[:6] == ['toy', 'quick', '2', 'holds,', '1', 'undecided'] and str(out/'toy.ipynb') in row
-    assert last.startswith('STAND-IN') and 'mnist' in last
+    assert last.startswith('STAND-IN') and 'mnist' in last and report == f'report: {out/"report.html"}'
+    assert 'Not shown:' in (out/'report.html').read_text(), 'results.json of the toy has no schema'
 
 def test_failing_paper_does_not_stop_the_next(register, tmp_path, capsys):
     register('bad', 'print("before")', '1 / 0', 'print("after")')
@@ -195,7 +196,38 @@ with open(os.environ['CLREPRO_PROGRESS'], 'a') as file:
         file.write(json.dumps(event) + '\\n')
 time.sleep(1)""")
     assert reproduce([], {'out': str(tmp_path/'out')}) == 0
-    assert re.search(r'^toy   25%  0/2 cells  a 5/10  0:00:0\d$', capfd.readouterr().err, re.M)
+    assert re.search(r'^toy   25%  0/2 cells  a 5/10  0:00:0\d of about 0:02:00$', capfd.readouterr().err, re.M)
+
+@pytest.mark.parametrize('jobs, marks', [(1, '+-+-'), (2, '++--')])
+def test_papers_share_the_slots(register, tmp_path, jobs, marks):
+    "One at a time, or both at once: a paper's cell waits until as many as there are slots have begun."
+    file = tmp_path/'marks'
+    file.touch()
+    cell = f"""import pathlib, time
+file = pathlib.Path({str(file)!r})
+def mark(sign):
+    with open(file, 'a') as out: out.write(sign)
+mark('+')
+until = time.monotonic() + 90
+while file.read_text().count('+') < {jobs} and time.monotonic() < until: time.sleep(0.1)
+time.sleep(0.5)
+mark('-')"""
+    for name in ('one', 'two'): register(name, cell)
+    assert reproduce([], {'out': str(tmp_path/'out'), 'jobs': jobs}) == 0 and file.read_text() == marks
+
+@pytest.mark.parametrize('found, state, words', [
+    ((), 'installed', 'profile quick, since none is given: no CUDA GPU'),
+    (({'name': 'a GPU', 'gb': 80.0, 'ms': 1.0},), 'stand-in', 'profile quick, since none is given: not all of the data'),
+    (({'name': 'a GPU', 'gb': 80.0, 'ms': 1.0},), 'installed', 'profile study, since none is given: profile full would take about 240 minutes on a GPU'),
+    (({'name': 'a GPU', 'gb': 80.0, 'ms': 1.0},) * 3, 'installed', 'profile full, since none is given: profile full would take about 80 minutes on a GPU'),
+])
+def test_profile_that_suits_the_machine(register, no_kernel, monkeypatch, capsys, tmp_path, found, state, words):
+    register('toy')
+    monkeypatch.setattr(runner.machine, 'gpus', lambda: found)
+    monkeypatch.setattr(runner, 'data_state', lambda *_: {'mnist': state})
+    assert reproduce([], {'out': str(tmp_path)}, dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(words) and f"profile = '{words.split()[1][:-1]}'" in said
 
 def test_write_back_touches_outputs_only(register, tmp_path):
     notebook = register('toy')

@@ -21,7 +21,7 @@ def loaded_by(code: str) -> set:
     return set(json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]))
 
 def test_reading_judging_and_reporting_load_nothing_heavy():
-    code = 'from clrepro import claims, metrics, plots, report, results\nreport.report_html([results.example()])'
+    code = 'from clrepro import claims, metrics, page, plots, report, results\npage.report_html([results.example()])'
     assert not loaded_by(code) & {'torch', 'matplotlib', 'seaborn', 'scipy', 'pandas', 'papermill'}
 
 def test_equal_content_is_equal_text_whatever_the_order_and_the_process(tmp_path):

@@ -37,7 +37,7 @@ reproduce: setup  ## fetch the data, run the papers' notebooks, print figures an
 
 test: setup  ## every test: the asserts in the notebooks, then pytest
 	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 data: setup  ## fetch the data sets that the papers need (PAPERS)
 	$(BIN)/clrepro data get $(PAPERS)

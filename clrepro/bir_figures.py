@@ -21,7 +21,7 @@ from .core import UsageError, atomic_write
 from .panels import grid, noted
 from .style import COLOURS, DOT, MEAN, beside, label, look, new_figure, styled, whole_ticks
 
-# %% ../nbs/29d_bir_figures.ipynb #f8ed38f0
+# %% ../nbs/29d_bir_figures.ipynb #b1f74803
 def counted(counts) -> str:
     low, high = min(counts), max(counts)
     return f'n = {low}' if low == high else f'n = {low}–{high}'
@@ -262,7 +262,8 @@ def hidden_layer(results: dict):
     figure, axes_of = grid(panels, 2.5, 2.6, 't-SNE of the last hidden layer after each task, coloured by class', 5)
     for axes, ((stream, method), task, scene) in zip(axes_of, panels):
         classes = 1 + max(max(other['label']) for (key, _, other) in panels if key == (stream, method))
-        axes.scatter(*zip(*scene['xy']), c=scene['label'], cmap='tab10' if classes <= 10 else 'turbo', vmin=0, vmax=max(9, classes - 1), s=5, linewidths=0, rasterized=True)
+        axes.scatter(*zip(*scene['xy']), c=scene['label'], cmap='tab10' if classes <= 10 else 'turbo', vmin=0, vmax=max(9, classes - 1), s=5, linewidths=0,
+                     rasterized=True)
         axes.set(title=f'{title_of(stream)}\n{label(method)}, after task {task}', xticks=[], yticks=[])
         axes.title.set_fontsize(7)
         axes.grid(False)

@@ -19,7 +19,7 @@ def columns(rows, indent: str = '') -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [(indent + '  '.join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip() for row in rows]
 
-# %% ../nbs/20c_cli_data.ipynb #db72cdb4
+# %% ../nbs/20c_cli_data.ipynb #ecf9e6aa
 GEM_KINDS = ('mnist_permutations', 'mnist_rotations', 'cifar100', 'cub', 'miniimagenet')  # gem.KINDS, which is slow to import
 
 def add_data(commands, command) -> None:
@@ -31,7 +31,8 @@ def add_data(commands, command) -> None:
     sub.add_argument('names', nargs='*', metavar='NAME', help='a set, or a paper for all it needs (default: what all papers need)')
     option(sub, '--mirror', 'address that holds the archives as ADDRESS/SET/FILE', "the manifest's", metavar='ADDRESS')
     option(sub, '--fresh', 'download even what is installed and intact', 'off', action='store_true')
-    sub = command('import', run_data_import, 'install sets from a folder of plain arrays, CUB-200-2011, miniImageNet and Tiny ImageNet from their own folders', data)
+    text = 'install sets from a folder of plain arrays; CUB-200-2011, miniImageNet and Tiny ImageNet from their own folders'
+    sub = command('import', run_data_import, text, data)
     sub.add_argument('name', nargs='?', metavar='NAME',
                      help='name of the set, where DIR has no meta.json: cub, miniimagenet, tiny_imagenet need it (default: the one in there)')
     sub.add_argument('folder', metavar='DIR', help='folder with {train,test}_{images,labels}.npy, or a folder of such folders; for cub the folder of '
@@ -78,7 +79,7 @@ def run_data_gem(args) -> None:
         data = ', STAND-IN data' if row['standin'] else ''
         print(f'{row["file"]}: {row["tasks"]} tasks, {row["train"]} + {row["test"]} samples, {row["bytes"]:,} bytes{data}')
 
-# %% ../nbs/20c_cli_data.ipynb #19a3cba8
+# %% ../nbs/20c_cli_data.ipynb #9651b0f2
 def add_front(commands, command) -> None:
     "`clrepro front`: its actions."
     text = 'train, import or show the pre-trained fronts of brain-inspired replay'
@@ -89,7 +90,7 @@ def add_front(commands, command) -> None:
     option(sub, '--data', 'real, standin or auto, as in reproduce', 'auto', choices=DATA, default='auto')
     text = "install a front from a file in the original's layout, {'state': …}; runs use it with --set front_name=NAME"
     sub = command('import', run_front_import, text, front)
-    sub.add_argument('file', metavar='FILE', help='the file')
+    sub.add_argument('file', metavar='FILE', help='a file that torch.save wrote, with the weights under the key state')
     option(sub, '--name', 'its name here', 'imported', metavar='NAME', default='imported')
     option(sub, '--epochs', 'of its training, where known', '0: not known', type=int, metavar='N', default=0)
     command('show', run_front_show, 'list the fronts, and what is trained on top of them, with accuracy and checksum', front)

@@ -6,7 +6,7 @@
 __all__ = ['PORT', 'VIEWS', 'POINTS', 'CURVES', 'SLOTS', 'COLOURS', 'parse_live', 'seed_span', 'Cell', 'axis', 'message',
            'loss_window', 'accuracy_window', 'matrix_window', 'Board', 'VisdomSink', 'finite', 'Live', 'open_sinks']
 
-# %% ../nbs/15_live.ipynb #9fb46fae
+# %% ../nbs/15_live.ipynb #d65d2448
 import contextlib
 import http.client
 import json
@@ -15,7 +15,6 @@ import os
 import sys
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from . import windows
 from .core import UsageError, closest

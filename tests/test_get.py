@@ -192,7 +192,8 @@ def test_cifar_archives(server, folder, tmp_path):
 
 
 @pytest.mark.parametrize('form, body', [('cifar10', tar({'a': b'b'})), ('cifar100', b'no archive'), ('svhn', b'no matrix' * 99),
-                                        ('cifar100', tar({'cifar-100-binary/train.bin': bytes(3075)}))])
+                                        ('cifar100', tar({'cifar-100-binary/train.bin': bytes(3075)}))],
+                         ids=['no batches', 'no archive', 'no matrix', 'no test set'])
 def test_undecodable(server, form, body):
     with pytest.raises(DataError, match=f'cannot be decoded as {form}'):
         download.fetch('bad', offer(server, {'train_bad': body}, format=form))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Form', 'Announced', 'Learner']
 
-# %% ../nbs/13b_adapter.ipynb #6f50a341
+# %% ../nbs/13b_adapter.ipynb #3be79c3d
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 from .core import UsageError
 from .engine import Training, adapted, build_method
 from .nn import Heads
-from .runs import Cell, stepwise
+from .catalogue import stepwise, suited
+from .runs import Cell
 from .streams import Stream
 
 # %% ../nbs/13b_adapter.ipynb #4554e7ab
@@ -48,7 +49,7 @@ class Announced(Stream):
     def train(self, task, position):
         return torch.zeros(*position.shape, *self.form.shape, device=self.device), torch.zeros_like(position)
 
-# %% ../nbs/13b_adapter.ipynb #ea627a24
+# %% ../nbs/13b_adapter.ipynb #71d7c678
 class Learner:
     """A method that learns from one seed's batches: `observe`, `predict`, `end_task`.
 
@@ -68,6 +69,7 @@ class Learner:
         made = stream if isinstance(stream, Stream) else None
         cell = Cell(method, Announced if form else type(made) if made else stream, (seed,), options=overrides)
         method_class, stream_class = cell.classes()
+        suited(method_class, stream_class)
         options = cell.split()
         if method_class.joint:
             raise UsageError(f'{method_class.name} learns the union of all tasks at once, not task by task: use clrepro.run')

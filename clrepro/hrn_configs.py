@@ -70,7 +70,7 @@ def complete(said: dict, where: str,
 def _mapping(name: str, value) -> None:
     if not isinstance(value, dict): raise UsageError(f'{name}={value!r}: expected a mapping, such as {{lr: 0.001}}')
 
-# %% ../nbs/31_hrn_configs.ipynb #f93bc21a
+# %% ../nbs/31_hrn_configs.ipynb #b59fd64f
 class Asked(NamedTuple):
     "A run in the terms of this library; `options` are of method, stream and training, as a `Cell` takes them."
     name: str
@@ -115,7 +115,7 @@ def options_of(cls, stream, given: dict, n_tasks: int, where: str) -> dict:
     for name, value in given.items():
         label = f'{where}: {name}' if where else name
         tasks = over_tasks(label, value, n_tasks) if listed(name, value) else None
-        if name == 'epochs': out |= epochs_of(cls, tasks or [value], label)
+        if name == 'epochs': out |= epochs_of(tasks or [value], label)
         elif name not in owners:
             unknown = closest(name, {*owners, 'epochs'}, f'parameter of {cls.name} on {stream.name}')
             raise UsageError(f'{where}: {unknown}' if where else unknown)
@@ -124,14 +124,13 @@ def options_of(cls, stream, given: dict, n_tasks: int, where: str) -> dict:
             out[name] = option_of(label, name, value, owners[name], tasks, issubclass(cls, BODY))
     return out
 
-def epochs_of(cls, values: list, label: str) -> dict:
+def epochs_of(values: list, label: str) -> dict:
     "The fields for these numbers of epochs, one a task or one for all."
     for value in values:
         if typed(label, value, int) < 1: raise UsageError(f'{label}={values}: expected at least 1')
     first, later = values[0], values[1:] or values
     if len(set(later)) == 1: return {'n_epochs': first, 'n_epochs_inc': later[0] if later[0] != first else 0}
-    if 'epochs' in cls.fields(): return {'epochs': tuple(values)}
-    raise UsageError(f'{label}={values}: {cls.name} has the same number for all tasks after the first')
+    return {'epochs': tuple(values)}
 
 # %% ../nbs/31_hrn_configs.ipynb #3758b84f
 def asked_of(said: dict,           # what a file says

@@ -118,7 +118,7 @@ def plan(config) -> list:
             for stream in streams_of(config) for method in methods_of(config, stream)
             for variant, change in variants_of(config, stream, method).items() if needed(config, stream, method, variant)]
 
-# %% ../nbs/31a_hrn_plan.ipynb #fc34daf0
+# %% ../nbs/31a_hrn_plan.ipynb #18e3abd5
 _SHOWN = ('hrn', *sorted({RENEW, FREEZE}, reverse=True), 'hrn_lambda0', 'frozen', 'vc', *EWC, 'joint')
 _EITHER = ('main', 'full_data')
 FIGURE_RUNS = {  # figure: streams, methods and variants of the runs that it shows; (): all
@@ -139,11 +139,12 @@ def needed(config, stream: str, method: str, variant: str) -> bool:
 LARGE = ('images', 'embedding', 'paths', 'renewals', 'expansions', 'initiations')
 
 def shown(rows: list) -> list:
-    "The rows, with images, embedding, paths and events in the first run of an arm only: what results.json keeps. The records keep all."
+    "The rows; images, embedding, paths and events stay in the first run of an arm that figures show. The records keep all."
     out, seen = [], set()
     for row in rows:
         key = row['stream'], row['method'], row['variant']
-        if key in seen: row = {name: _without(value) if name == 'routing' else value for name, value in row.items() if name not in LARGE}
+        if key in seen or row['variant'] in TRAPS:
+            row = {name: _without(value) if name == 'routing' else value for name, value in row.items() if name not in LARGE}
         seen.add(key)
         out.append(row)
     return out

@@ -181,7 +181,7 @@ def write_back(executed: Path,    # an executed copy of `notebook`
         raise UsageError(f'{notebook} with its outputs would have {size:,} bytes; {LARGEST:,} is the limit. Not written.')
     atomic_write(notebook, text)
 
-# %% ../nbs/19_reproduce.ipynb #7bf7c438
+# %% ../nbs/19_reproduce.ipynb #89a05da0
 def reproduce(names,                      # of papers; empty: all
               given: dict,                # notebook parameters that differ from the defaults
               dry_run: bool = False,      # only say what would run
@@ -201,15 +201,15 @@ def reproduce(names,                      # of papers; empty: all
     for line in [why][:bool(why)] + [*map(_expected, plans)] + [_together(plans, size, found)][:len(plans) > 1]: _say(line)
     ended = _side_by_side(plans, size, keep_outputs)
     print(table(['paper', 'profile', 'verdicts', 'seconds', 'executed notebook', 'figures and results'], [ended[each.paper.name].row for each in plans]))
-    standins = set().union(*(end.standins for end in ended.values()))
-    if standins: print(f'STAND-IN data, not comparable with a paper: {", ".join(sorted(standins))}. '
-                       f'Get it: clrepro data get {" ".join(sorted(standins & set(SETS)))}')
     codes = {end.code for end in ended.values()} - {0}
     for folder in dict.fromkeys(_page_folder(each, given) for each in plans if not ended[each.paper.name].code):
         try: print(f'report: {_short(_page(folder))}')
         except ClreproError as error:
             _say(f'clrepro: report: {error}')
             codes.add(error.exit_code)
+    standins = set().union(*(end.standins for end in ended.values()))
+    if standins: print(f'STAND-IN data, not comparable with a paper: {", ".join(sorted(standins))}. '
+                       f'Get it: clrepro data get {" ".join(sorted(standins & set(SETS)))}')
     return codes.pop() if len(codes) == 1 else int(bool(codes))
 
 def _page_folder(plan: Plan, given: dict) -> Path:

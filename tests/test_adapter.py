@@ -4,9 +4,9 @@ import torch
 
 import clrepro
 from clrepro.adapter import Learner
-from clrepro.runs import known_methods, stepwise
+from clrepro.catalogue import known_methods, stepwise
 
-METHODS = sorted(name for name, cls in known_methods().items() if not cls.joint and stepwise(cls))
+METHODS = sorted(name for name, cls in known_methods().items() if not cls.joint and stepwise(cls) and cls.runner != 'clrepro.bir_run.BirRun')
 TINY = dict(n_tasks=2, use=25, n_test=20, lr=0.05, hidden=(8,))
 
 

@@ -86,7 +86,7 @@ def test_parameters_arrive_in_this_interpreter(register, tmp_path, monkeypatch, 
     assert json.loads((out/'results.json').read_text())['seen'] == {
         'seeds': '3,5', 'jobs': 2, 'overrides': {'lr': 0.5, 'data_file': "it's"}, 'python': sys.executable}
     assert sorted(path.name for path in out.iterdir()) == ['report.html', 'results.json', 'toy.ipynb']
-    header, row, last, report = capsys.readouterr().out.strip().splitlines()
+    header, row, report, last = capsys.readouterr().out.strip().splitlines()
     assert row.split()[:6] == ['toy', 'quick', '2', 'holds,', '1', 'undecided'] and str(out/'toy.ipynb') in row
     assert last.startswith('STAND-IN') and 'mnist' in last and report == f'report: {out/"report.html"}'
     assert 'Not shown:' in (out/'report.html').read_text(), 'results.json of the toy has no schema'

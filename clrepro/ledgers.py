@@ -117,7 +117,7 @@ SPARSE_SYNAPSES = (
     ('L5', 'no growth rule', 'where more synapses are to grow than have a gradient, the rest are ties, broken by position: the bands in fig9', None),
 )
 
-# %% ../nbs/19c_ledgers.ipynb #238834b7
+# %% ../nbs/19c_ledgers.ipynb #42265699
 BIR_EXAGGERATION = (
     ('1', '`--repulsion` calls a function that was deleted', 'partner = posterior of a random member of the competing class; prior, KL and overlap are rows',
      None),
@@ -154,6 +154,12 @@ BIR_EXAGGERATION = (
     ('L2', "without class averaging absent competitors get a random class's representative", 'they are left out; effect of no averaging:',
      (('bir_si_rr_ra_single', 'main'), ('bir_si_rr_ra', 'main'))),
     ('L3', 'the second hidden width of the contrastive head is hard-coded', "the encoder's", None),
+    ('L4', 'views are scaled to 0..1 before augmentation and back', 'left out: flips, shuffles, crops and grey values commute with it', None),
+    ('L5', 'no second view of digits', "`noise`: a tenth of each pixel's standard deviation, kept in 0..1; effect of replaying it:",
+     (('bir_si_augmented', 'main'), ('bir_si', 'main'))),
+    ('L6', 'tasks differ in size', 'an order as long as the longest task of all: shorter ones go round again, shuffled anew', None),
+    ('L7', 'BI-R without internal replay keeps its front frozen behind replayed pixels', 'the front is trained on', None),
+    ('L8', 'noise is drawn a step at a time', 'in blocks of 16 steps, a generator a seed and purpose', None),
 )
 
 # %% ../nbs/19c_ledgers.ipynb #3f81fe7d

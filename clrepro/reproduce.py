@@ -88,11 +88,11 @@ def _keep_higher(results: Path, profile: str) -> None:
         raise UsageError(f'{results} holds profile {held}, which profile {profile} must not overwrite. '
                          'Choose another folder with --out.')
 
-# %% ../nbs/19_reproduce.ipynb #349468c3
+# %% ../nbs/19_reproduce.ipynb #92fe0551
 def execute(plan: Plan, crew: Crew, display: Progress) -> None:
     "Execute the paper's notebook as planned. Raises ClreproError: the reason in one line."
     final, failed = plan.executed, plan.failed
-    partly = final.with_name(f'.{final.stem}.{os.getpid()}.part.ipynb')  # another runner has its own
+    partly = _partly(final)
     try:
         for folder in (final.parent, plan.out): folder.mkdir(parents=True, exist_ok=True)
         _sweep(final)
@@ -109,6 +109,10 @@ def execute(plan: Plan, crew: Crew, display: Progress) -> None:
                         'then the same command goes on from there.') from error
     finally:
         with contextlib.suppress(OSError): partly.unlink()
+
+def _partly(final: Path) -> Path:
+    "A notebook while it runs; another runner has its own."
+    return final.with_name(f'.{final.stem}.{os.getpid()}.part.ipynb')
 
 def _sweep(final: Path) -> None:
     "Remove what killed runners left beside an executed notebook."
@@ -181,7 +185,7 @@ def write_back(executed: Path,    # an executed copy of `notebook`
         raise UsageError(f'{notebook} with its outputs would have {size:,} bytes; {LARGEST:,} is the limit. Not written.')
     atomic_write(notebook, text)
 
-# %% ../nbs/19_reproduce.ipynb #89a05da0
+# %% ../nbs/19_reproduce.ipynb #264a6565
 def reproduce(names,                      # of papers; empty: all
               given: dict,                # notebook parameters that differ from the defaults
               dry_run: bool = False,      # only say what would run
@@ -271,7 +275,10 @@ def _side_by_side(plans, size: int, keep_outputs: bool) -> dict:
                 while any(thread.is_alive() for thread in threads): time.sleep(0.1)
             finally:
                 crew.stop()
-                for thread in threads: thread.join(10)
+                until = time.monotonic() + 20
+                for thread in threads: thread.join(max(0, until - time.monotonic()))
+                for each in plans:
+                    with contextlib.suppress(OSError): _partly(each.executed).unlink()  # of a thread that has not come to its end
         if unforeseen: raise unforeseen[0]
         return ended
 

@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['COMPARED', 'QUALITY', 'ROWS', 'colour', 'title_of', 'arms', 'seen_classes', 'compared_rows', 'single_rows',
            'run_lines', 'quality_of', 'confusion_rows', 'component_rows', 'weight_of', 'exaggeration_rows',
-           'picture_runs', 'statistics_rows', 'scene_rows', 'quantity_rows', 'grid_rows', 'rows_of', 'write_csv']
+           'picture_runs', 'statistics_rows', 'scene_rows', 'quantity_rows', 'grid_rows']
 
-# %% ../nbs/29c_bir_rows.ipynb #66d08ef4
+# %% ../nbs/29c_bir_rows.ipynb #f21e36da
 import re
 
-from .anytime_rows import csv_text, grouped, spread
 from .bir_claims import early
 from .bir_plan import ABLATIONS, ADDITIONS, EXAGGERATED, GRIDS, IN_PIXELS, LAMBDAS
-from .core import UsageError, atomic_write
 from .metrics import average_accuracy, matrix
+from .rows import grouped, spread
 from .style import look
 
 # %% ../nbs/29c_bir_rows.ipynb #eb85ee0e
@@ -30,7 +29,7 @@ def title_of(stream: str, variant: str = 'main') -> str:
     base, _, scenario = words.rpartition('_')
     return f'{base}, {scenario}' + ((', front trained' if variant == 'trained' else ', front frozen') if 'cifar' in stream else '')
 
-# %% ../nbs/29c_bir_rows.ipynb #043a4cc1
+# %% ../nbs/29c_bir_rows.ipynb #d895924f
 def arms(results: dict) -> dict:
     "{(stream, method, variant): its runs}."
     return grouped(results['runs'], 'stream', 'method', 'variant')
@@ -158,13 +157,3 @@ def grid_rows(results: dict) -> list[dict]:
 
 ROWS = {'fig1': compared_rows, 'fig2': single_rows, 'fig3': component_rows, 'fig4': exaggeration_rows, 'fig4b': statistics_rows,
         'fig4c': confusion_rows, 'fig6': scene_rows, 'fig7': quantity_rows, 'fig8': grid_rows}  # fig5 is pictures
-
-def rows_of(figure: str, results: dict) -> list[dict]:
-    "The rows that a figure shows. Raises UsageError where there is none."
-    rows = ROWS[figure](results)
-    if not rows: raise UsageError('there are no runs of what it shows: run them first')
-    return rows
-
-def write_csv(results: dict, folder, names) -> list:
-    "The CSV of each figure that has one beside it; the paths."
-    return [atomic_write(f'{folder}/{name}.csv', csv_text(rows_of(name, results))) for name in names if name in ROWS]

@@ -170,7 +170,7 @@ def parameter_lines(paper) -> list[str]:
         lines += ['', f'{paper.name}: parameters of {text}, --set NAME=VALUE or --set OWNER.NAME=VALUE', *columns(own[kind], '  ')]
     return lines
 
-# %% ../nbs/21_cli.ipynb #5cb8bfc4
+# %% ../nbs/21_cli.ipynb #c440e70b
 def given_of(args) -> dict:
     "The notebook parameters that the options stand for. Raises UsageError."
     names = 'profile', 'device', 'seeds', 'data', 'methods', 'streams', 'only', 'stages', 'live', 'out', 'jobs'
@@ -212,11 +212,13 @@ def run_search(args) -> None:
     print(best_line(sought, out, search(sought, out, args.trials, args.device, args.data, live=args.live)))
 
 def run_report(args) -> None:
-    "Build the page, bring the README's generated blocks up to date."
+    "Bring the notebooks' first cells and the README's generated blocks up to date, build the page."
+    from clrepro.colab import refresh
     from clrepro.page import build
     from clrepro.report import update_readme
-    print(build())
+    if not refresh(): print('nbs/papers: badges and first cells brought up to date')
     if not update_readme(): print('README.md: generated blocks brought up to date')
+    print(build())
 
 def run_show(args) -> None:
     "Print the reports of the runs that the filters leave. Raises UsageError where none is left."

@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'title_of', 'arms', 'statistic', 'path_text', 'references', 'seen_accuracy', 'accuracy_rows', 'bar_rows',
-           'unit_rows', 'path_rows', 'renewal_rows', 'residual_rows', 'image_rows', 'embedding_rows', 'size_rows',
-           'rows_of', 'write_csv']
+           'unit_rows', 'path_rows', 'renewal_rows', 'residual_rows', 'image_rows', 'embedding_rows', 'size_rows']
 
-# %% ../nbs/31c_hrn_rows.ipynb #471f594e
-from .anytime_rows import csv_text, grouped, spread
-from .core import UsageError, atomic_write
+# %% ../nbs/31c_hrn_rows.ipynb #b50cd60f
 from .hrn_claims import SIZES, global_accuracy, name_of
 from .hrn_plan import ALL, FREEZE, PMNIST, RENEW, reference
 from .metrics import matrix
+from .rows import grouped, spread
 
-# %% ../nbs/31c_hrn_rows.ipynb #dbcec2e4
+# %% ../nbs/31c_hrn_rows.ipynb #51e34851
 def title_of(stream: str, variant: str = 'main') -> str:
     "A stream in words, and the size of its runs."
     return name_of(stream) + (f', {SIZES.get(variant, variant)}' if variant != 'main' else '')
@@ -146,13 +144,3 @@ def size_rows(results: dict) -> list[dict]:
 
 ROWS = {'fig2': accuracy_rows, 'fig3': bar_rows, 'fig4': unit_rows, 'fig5': path_rows, 'fig6': renewal_rows, 'fig7': residual_rows, 'fig8': image_rows,
         'fig9': embedding_rows, 'fig10': size_rows}  # fig1 is a drawing
-
-def rows_of(figure: str, results: dict) -> list[dict]:
-    "The rows that a figure shows. Raises UsageError where there is none."
-    rows = ROWS[figure](results)
-    if not rows: raise UsageError('there are no runs of what it shows: run them first')
-    return rows
-
-def write_csv(results: dict, folder, names) -> list:
-    "The CSV of each figure that has one beside it; the paths."
-    return [atomic_write(f'{folder}/{name}.csv', csv_text(rows_of(name, results))) for name in names if name in ROWS]

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['inline', 'verdict_class', 'html_table', 'figure_html', 'notebook_html', 'code_style']
 
-# %% ../nbs/20a_markup.ipynb #6336d993
+# %% ../nbs/20a_markup.ipynb #7ba6de79
 import base64
+import contextlib
 import html
 import json
 import re
 from pathlib import Path
 
 from .core import DataError
+from .style import reduced
 from .tables import number_columns
 
 # %% ../nbs/20a_markup.ipynb #6d8f8c21
@@ -41,16 +43,17 @@ def html_table(header: list, rows: list,
     body = '\n'.join(f'<tr{mark}>{"".join(map(_cell, row, numbers, map(str, header)))}</tr>' for row, mark in zip(rows, marks))
     return f'<div class="scroll"><table{" class=cards" * cards}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
-# %% ../nbs/20a_markup.ipynb #3f37f218
+# %% ../nbs/20a_markup.ipynb #cb59f882
 def figure_html(name: str,
                 forms: dict,   # {'svg': bytes, 'png': bytes}, or one of them
                 ) -> str:
-    "A figure embedded, under it its title."
-    kinds = {'svg': 'image/svg+xml', 'png': 'image/png'}
-    form = min(forms, key=lambda one: len(forms[one]))
+    "A figure embedded, in few colours to keep the page small, under it its title."
+    kind, data = ('png', forms['png']) if 'png' in forms else ('svg+xml', forms['svg'])
+    if kind == 'png':
+        with contextlib.suppress(OSError): data = reduced(data, 128)  # one that can't be read stays as it is
     title = re.search(rb'<dc:title>(.*?)</dc:title>', forms.get('svg', b''), re.S)
     caption = html.escape(html.unescape(title[1].decode())) if title else html.escape(name)
-    return (f'<figure><div class="scroll"><img alt="{caption}" loading="lazy" src="data:{kinds[form]};base64,{base64.b64encode(forms[form]).decode()}">'
+    return (f'<figure><div class="scroll"><img alt="{caption}" loading="lazy" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
             f'</div><figcaption>{caption}</figcaption></figure>')
 
 # %% ../nbs/20a_markup.ipynb #a5af2850

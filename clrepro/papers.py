@@ -59,7 +59,7 @@ class Paper:
     @property
     def figures(self) -> list[str]: return [figure for experiment in self.experiments for figure in experiment.figures]
 
-# %% ../nbs/18_papers.ipynb #7a1abcdb
+# %% ../nbs/18_papers.ipynb #4fe80875
 PAPERS = {paper.name: paper for paper in (
     Paper('bcl', 'Bilevel Continual Learning',
           'Quang Pham, Doyen Sahoo, Chenghao Liu, Steven C. H. Hoi. Bilevel Continual Learning. arXiv:2007.15553, 2020.',
@@ -73,7 +73,7 @@ PAPERS = {paper.name: paper for paper in (
           data=('mnist', 'cifar100'), quick_data=('mnist',),
           modules=('streams', 'splits', 'methods', 'regularised', 'projection', 'meta', 'icarl', 'bcl', 'engine'), aliases=(('single', 'finetune'),),
           drawing='clrepro.bcl_plan', judging='clrepro.bcl_plan',
-          minutes={'smoke': 0.5, 'quick': 2, 'study': 35, 'full': 240}),
+          minutes={'smoke': 0.3, 'quick': 1.5, 'study': 35, 'full': 240}),
     Paper('sparse_synapses', 'Sparse Dynamic Synapses for Continual Learning',
           'Vincenzo Lomonaco. The Unreasonable Effectiveness of Sparse Dynamic Synapses for Continual Learning. Repository, 2019; there is no paper.',
           ('https://github.com/Pervasive-AI-Lab/sparse-dynamic-synapses', 'https://github.com/numenta/nupic.torch', 'https://arxiv.org/abs/1903.11257'),
@@ -88,7 +88,7 @@ PAPERS = {paper.name: paper for paper in (
           data=('mnist', 'cifar10', 'cifar100'), quick_data=('mnist',), bases=('streams', 'methods', 'rewiring'), named='clrepro.sparse_experiments',
           modules=('sparse_streams', 'splits', 'sparse_methods', 'dynamic', 'task_masks', 'selfless', 'sparse_experiments', 'engine'),
           drawing='clrepro.sparse_figures', judging='clrepro.sparse_claims',
-          minutes={'smoke': 1, 'quick': 3, 'study': 70, 'full': 240}),
+          minutes={'smoke': 0.4, 'quick': 2, 'study': 70, 'full': 240}),
     Paper('anytime', 'On Anytime Learning at Macroscale (ALMA)',
           "Lucas Caccia, Jing Xu, Myle Ott, Marc'Aurelio Ranzato, Ludovic Denoyer. On Anytime Learning at Macroscale. CoLLAs 2022. arXiv:2106.09563.",
           ('https://arxiv.org/abs/2106.09563', 'https://github.com/facebookresearch/ALMA'),
@@ -102,7 +102,7 @@ PAPERS = {paper.name: paper for paper in (
           data=('mnist', 'cifar10'), quick_data=('mnist',), bases=('streams', 'splits', 'methods'), named='clrepro.anytime_configs',
           modules=('megabatches', 'rounds', 'ensembles', 'mixtures', 'firefly', 'engine'),
           drawing='clrepro.anytime_figures', judging='clrepro.anytime_claims',
-          minutes={'smoke': 1, 'quick': 3, 'study': 60, 'full': 240}),
+          minutes={'smoke': 0.4, 'quick': 2, 'study': 60, 'full': 240}),
     Paper('bir_exaggeration', 'Brain-inspired replay with memory exaggeration',
           'Jack Millichamp, Xi Chen. Brain-inspired feature exaggeration in generative replay for continual learning. arXiv:2110.15056, 2021. '
           'On: Gido M. van de Ven, Hava T. Siegelmann, Andreas S. Tolias. Brain-inspired replay for continual learning with artificial neural networks. '
@@ -121,7 +121,7 @@ PAPERS = {paper.name: paper for paper in (
           aliases=(('lamda_rep', 'lambda_rep'), ('lamda_recon_rep', 'lambda_recon_rep'), ('lamda_recon_atr', 'lambda_recon_atr')),
           modules=('bir_streams', 'bir_regularised', 'bir_methods', 'engine'),
           drawing='clrepro.bir_figures', judging='clrepro.bir_claims',
-          minutes={'smoke': 1, 'quick': 2, 'study': 60, 'full': 240}),
+          minutes={'smoke': 0.4, 'quick': 2, 'study': 60, 'full': 240}),
     Paper('hrn', 'Hash-routed networks (HRN)',
           'Ahmad Berjaoui. Continual learning using hash-routed convolutional neural networks. arXiv:2010.05880, 2020.',
           ('https://arxiv.org/abs/2010.05880', 'https://github.com/ma3oun/hrn', 'https://openreview.net/forum?id=2G9u-wu2tXP', 'https://arxiv.org/abs/0902.2206'),
@@ -135,7 +135,7 @@ PAPERS = {paper.name: paper for paper in (
           bases=('streams', 'splits', 'methods', 'hrn_decoder', 'hrn_coders', 'sparse_streams'),
           modules=('hrn_streams', 'hrn_methods', 'hrn_baselines', 'engine'),
           drawing='clrepro.hrn_figures', judging='clrepro.hrn_claims',
-          minutes={'smoke': 2, 'quick': 3, 'study': 60, 'full': 240}),
+          minutes={'smoke': 0.6, 'quick': 2, 'study': 60, 'full': 240}),
 )}
 
 def find(names=()) -> list[Paper]:

@@ -6,22 +6,22 @@
 __all__ = ['VERDICT_COLOURS', 'accuracy_curve', 'first_task_curve', 'accuracy_heatmaps', 'bars', 'lines_at_equal_cost',
            'line_over', 'claim_bars', 'seconds_bars']
 
-# %% ../nbs/16_plots.ipynb #e0089968
+# %% ../nbs/16_plots.ipynb #443f367a
 import statistics
 
 from .claims import Table, arm, paired, t_interval
 from .core import UsageError
 from .metrics import average_accuracy, matrix
 from .results import chance
+from .rows import counted
 from .style import ALONE, COLOURS, DOT, MARKERS, MEAN, beside, label, look, new_figure, ordered, styled, whole_ticks
 from .style import render as render, save as save, show as show
 
-# %% ../nbs/16_plots.ipynb #880194cb
+# %% ../nbs/16_plots.ipynb #435244ef
 def _seeds(results: dict, counts) -> str:
     "`n = 3 seeds`, or `n = 3–10 seeds` where arms differ; says where the data is a stand-in."
-    low, high = min(counts), max(counts)
     standin = ', stand-in data' if any(entry['standin'] for entry in results['data']) else ''
-    return f'n = {high if low == high else f"{low}–{high}"} seed{"s" * (high > 1)}{standin}'
+    return f'{counted(counts)} seed{"s" * (max(counts) > 1)}{standin}'
 
 def _runs(results: dict, a, stream: str | None) -> list[dict]:
     "The runs of an arm. Raises UsageError where there are none."

@@ -6,12 +6,13 @@
 __all__ = ['ARCHITECTURES', 'RECORDED', 'crossing', 'shown', 'seen_curves', 'task_lines', 'difference_bars', 'synapses',
            'observed', 'figures']
 
-# %% ../nbs/24c_sparse_figures.ipynb #66307046
+# %% ../nbs/24c_sparse_figures.ipynb #14aced58
 import statistics as stats
 
 from .claims import Table, paired
 from .core import UsageError
 from .metrics import average_accuracy, matrix
+from .panels import noted
 from .sparse_claims import INFLATED, REPORTED, TOLD, WHERE
 from . import sparse_stats
 from .sparse_plan import COMPARED, MOVING, OBSERVED, PAIR, PERMUTED, RATES, SPARSER, WINNERS, figure_names
@@ -34,7 +35,7 @@ def crossing(dense, sparse) -> int | None:
     last = behind[-1] if behind else 0
     return last + 1 if last < len(dense) else None
 
-# %% ../nbs/24c_sparse_figures.ipynb #7684b70d
+# %% ../nbs/24c_sparse_figures.ipynb #a4bc7e4d
 def _curves(results: dict, method: str, variant: str) -> list:
     "Average accuracy over the tasks seen, in percent, of each seed."
     return [100 * average_accuracy(row['accuracy_matrix']) for row in Table(results['runs']).find(method, variant, PERMUTED)]
@@ -47,11 +48,6 @@ def shown(results: dict, methods) -> tuple:
     if there: return there, PERMUTED
     stream = main[0]['stream']
     return list(dict.fromkeys(row['method'] for row in main if row['stream'] == stream)), stream
-
-def _warned(figure, results: dict):
-    "The figure, with a word where the runs are on stand-in data."
-    if any(entry['standin'] for entry in results['data']): figure.suptitle('stand-in data', x=0.01, ha='left', fontsize='medium')
-    return figure
 
 def _absent(axes) -> None:
     axes.text(0.97, 0.95, 'no run of ours:\nprofile full', transform=axes.transAxes, ha='right', va='top', color='.45', fontsize=9)
@@ -77,7 +73,7 @@ def seen_curves(results: dict):
         whole_ticks(axes.xaxis)
         axes.legend(fontsize=7, loc='lower left')
     panels[0].set_ylabel('average accuracy on tasks seen (%)\ncircle: k-winners ahead from here on', fontsize=9)
-    return _warned(figure, results)
+    return noted(figure, results)
 
 @styled
 def task_lines(results: dict):
@@ -96,7 +92,7 @@ def task_lines(results: dict):
         axes.set(xlabel='tasks learned', title=f'{label(method)}, n = {len(rows)}')
         whole_ticks(axes.xaxis)
     panels[0].set_ylabel('accuracy on a task (%), number: which')
-    return _warned(figure, results)
+    return noted(figure, results)
 
 @styled
 def difference_bars(results: dict):
@@ -118,7 +114,7 @@ def difference_bars(results: dict):
     axes.set(xlim=(-0.6, len(rows) - 0.4), ylabel='ACC(k-winners) - ACC(dense), points')
     axes.grid(False, axis='x')
     axes.legend(loc='upper right')
-    return _warned(figure, results)
+    return noted(figure, results)
 
 # %% ../nbs/24c_sparse_figures.ipynb #eaa0c454
 @styled

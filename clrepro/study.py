@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Config', 'configure', 'Study', 'stored_results', 'draw']
 
-# %% ../nbs/19b_study.ipynb #3e904462
+# %% ../nbs/19b_study.ipynb #ac9c7358
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from .engine import Training
 from .papers import PAPERS
 from .reproduce import plan
 from .results import assemble, fingerprint, load, provenance, save
+from .rows import write_csv
 from .runs import Cell, execute, known_methods, known_streams, resolve, resolve_device, watch
 from .tables import runs_csv, table_md
 
@@ -66,7 +67,7 @@ def configure(paper: str, **given) -> Config:
                   tuple(parse_seeds(values['seeds'])) if values['seeds'] else (), values['live'], Path(values['out']), names('methods'),
                   names('streams'), names('only'), names('stages'), values['jobs'], values['fresh'], values['overrides'])
 
-# %% ../nbs/19b_study.ipynb #079cdcfe
+# %% ../nbs/19b_study.ipynb #86c4626a
 class Study:
     """Runs plans of one config, one after the other, and writes what came out: `with Study(config) as study: …`.
 
@@ -141,13 +142,15 @@ def stored_results(config: Config) -> dict:
 def draw(config: Config,
          results: dict,
          figures: dict,  # {name: function of the results}
+         rows: dict | None = None,  # {name: function of the results}: those that have a CSV beside them
          ) -> dict:      # {name: Figure}
-    "Draw and save the figures, or those of `only`; one whose runs are not there is left out and said so."
+    "Draw and save the figures if the stages ask for them, all or those of `only`; one whose runs are not there is left out and said so."
     from clrepro import plots
     drawn = {}
-    for name, function in figures.items():
+    for name, function in figures.items() if 'figures' in config.stages else ():
         if config.only and name not in config.only: continue
         try: drawn[name] = function(results)
         except UsageError as error: print(f'{name}: not drawn, {error}')
         else: plots.save(drawn[name], config.out, name, fingerprint(results))
+    write_csv(results, config.out, drawn, rows or {})
     return drawn

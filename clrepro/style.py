@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'ALONE', 'LOOKS', 'DOT', 'MEAN', 'look', 'label', 'ordered', 'styled', 'render', 'rendered',
-           'save', 'show', 'new_figure', 'whole_ticks', 'beside']
+           'save', 'reduced', 'show', 'new_figure', 'whole_ticks', 'beside']
 
 # %% ../nbs/15c_style.ipynb #9b1f2aab
 import functools
@@ -121,7 +121,7 @@ def ordered(methods) -> list[str]:
     "Known methods in the order of LOOKS, the others after them by name."
     return [m for m in LOOKS if m in methods] + sorted(set(methods) - set(LOOKS))
 
-# %% ../nbs/15c_style.ipynb #aabd8769
+# %% ../nbs/15c_style.ipynb #bb9e0a72
 def _style() -> dict:
     import seaborn as sns
     return {**sns.axes_style('whitegrid'), **sns.plotting_context('paper', font_scale=1.05),
@@ -169,13 +169,17 @@ def save(figure, folder, name: str,
     for form, content in rendered(figure, name, metadata).items(): path = atomic_write(Path(folder)/f'{name}.{form}', content)
     return path
 
-def show(figure, dpi: int = 75) -> None:
-    "Display `figure` below the cell: a small PNG of 64 colours, the same bytes each time."
+def reduced(png: bytes, colours: int = 64) -> bytes:
+    "A PNG in few colours: a third of the bytes, the same each time."
     import PIL.Image
-    from IPython.display import Image, display
     small = io.BytesIO()
-    PIL.Image.open(io.BytesIO(render(figure, 'png', dpi=dpi))).convert('RGB').quantize(64).save(small, 'png', optimize=True)
-    display(Image(small.getvalue(), format='png', alt=figure.get_label() or None))
+    PIL.Image.open(io.BytesIO(png)).convert('RGB').quantize(colours).save(small, 'png', optimize=True)
+    return small.getvalue()
+
+def show(figure, dpi: int = 75) -> None:
+    "Display `figure` below the cell: a small PNG, the same bytes each time."
+    from IPython.display import Image, display
+    display(Image(reduced(render(figure, 'png', dpi=dpi)), format='png', alt=figure.get_label() or None))
 
 # %% ../nbs/15c_style.ipynb #452448ce
 def new_figure(width: float, height: float, columns: int = 1, caption: str = '', rows: int = 1, **options):

@@ -111,6 +111,13 @@ def test_generated_blocks_of_the_readme_are_up_to_date():
     assert update_readme(check=True), 'run: clrepro report'
     assert (ROOT/'README.md').read_text().count('<!-- generated: ') == 1
 
+def test_first_cells_of_the_paper_notebooks_are_up_to_date():
+    from clrepro.colab import TAG, refresh
+    assert refresh(check=True), 'run: clrepro report'
+    for paper in PAPERS.values():
+        first = next(cell for cell in json.loads(paper.path.read_text())['cells'] if cell['cell_type'] == 'code')
+        assert first['metadata']['tags'] == [TAG]
+
 def test_readme_tells_the_truth():
     readme = (ROOT/'README.md').read_text()
     for link in re.findall(r'\]\(([^)#:]+)\)', readme): assert (ROOT/link).exists(), link

@@ -10,9 +10,9 @@ from importlib import import_module
 
 from .core import UsageError, closest
 
-# %% ../nbs/12c_catalogue.ipynb #6062650f
-METHOD_MODULES = ('clrepro.bir_regularised', 'clrepro.bir_methods', 'clrepro.methods', 'clrepro.regularised', 'clrepro.projection', 'clrepro.meta',
-                  'clrepro.icarl', 'clrepro.bcl', 'clrepro.sparse_methods', 'clrepro.dynamic', 'clrepro.task_masks', 'clrepro.selfless',
+# %% ../nbs/12c_catalogue.ipynb #45749fdf
+METHOD_MODULES = ('clrepro.hrn_methods', 'clrepro.hrn_baselines', 'clrepro.bir_regularised', 'clrepro.bir_methods', 'clrepro.methods', 'clrepro.regularised',
+                  'clrepro.projection', 'clrepro.meta', 'clrepro.icarl', 'clrepro.bcl', 'clrepro.sparse_methods', 'clrepro.dynamic', 'clrepro.task_masks', 'clrepro.selfless',
                   'clrepro.sparse_experiments', 'clrepro.rounds', 'clrepro.ensembles', 'clrepro.mixtures', 'clrepro.firefly')
 
 def known_methods() -> dict:
@@ -30,11 +30,13 @@ def suited(method_class, stream_class) -> None:
         raise UsageError(f'{names}: the stream is for methods that learn in rounds, this one learns batch by batch: try the stream megabatches')
     if method_class.runner == 'clrepro.bir_run.BirRun' and not hasattr(stream_class, 'binary'):
         raise UsageError(f'{names}: expected a stream of brain-inspired replay, such as split_mnist_14_class')
+    if method_class.runner == 'clrepro.hrn_run.HrnRun' and method_class.joint and not hasattr(stream_class, 'numbers'):
+        raise UsageError(f'{names}: expected a stream of hash-routed networks, such as fmnist_mnist')
 
 def known_streams() -> dict:
     "{record name: class} of every stream; a name that two papers have means the one of `clrepro.streams`."
-    from clrepro import bir_streams, megabatches, sparse_streams, splits, streams
-    return bir_streams.STREAMS | sparse_streams.STREAMS | megabatches.STREAMS | streams.STREAMS | splits.STREAMS
+    from clrepro import bir_streams, hrn_streams, megabatches, sparse_streams, splits, streams
+    return hrn_streams.STREAMS | bir_streams.STREAMS | sparse_streams.STREAMS | megabatches.STREAMS | streams.STREAMS | splits.STREAMS
 
 def resolve(what, known: dict, kind: str):
     "The class that `what` stands for: a class, a known name, or the dotted path of a class of your own. Raises UsageError."

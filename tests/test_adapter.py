@@ -6,7 +6,8 @@ import clrepro
 from clrepro.adapter import Learner
 from clrepro.catalogue import known_methods, stepwise
 
-METHODS = sorted(name for name, cls in known_methods().items() if not cls.joint and stepwise(cls) and cls.runner != 'clrepro.bir_run.BirRun')
+OWN = 'clrepro.bir_run.BirRun', 'clrepro.hrn_run.HrnRun', 'clrepro.hrn_coders.BaselineRun'  # papers' own ways through a stream
+METHODS = sorted(name for name, cls in known_methods().items() if not cls.joint and stepwise(cls) and cls.runner not in OWN)
 TINY = dict(n_tasks=2, use=25, n_test=20, lr=0.05, hidden=(8,))
 
 

@@ -49,7 +49,7 @@ class Announced(Stream):
     def train(self, task, position):
         return torch.zeros(*position.shape, *self.form.shape, device=self.device), torch.zeros_like(position)
 
-# %% ../nbs/13b_adapter.ipynb #71d7c678
+# %% ../nbs/13b_adapter.ipynb #7e6bb02b
 class Learner:
     """A method that learns from one seed's batches: `observe`, `predict`, `end_task`.
 
@@ -91,7 +91,7 @@ class Learner:
 
     @property
     def adapt(self) -> bool:
-        "Whether `predict` first adapts to the task's memory (BCL section 5.6); may be set at any time."
+        "Whether `predict` first adapts to the task's memory (BCL ledger L3); may be set at any time."
         return self.training.adapt
 
     @adapt.setter

@@ -17,9 +17,9 @@ from .core import UsageError
 from .nn import Linear
 from .rng import generator
 
-# %% ../nbs/25a_anytime_nets.ipynb #2ce5f81f
+# %% ../nbs/25a_anytime_nets.ipynb #2b6b41ae
 def default_init(layer: Linear, unit: int, g: torch.Generator) -> None:
-    "PyTorch's: weights and bias uniform in ±1/sqrt(fan_in), drawn in float32 whatever the dtype (ALMA section 4.1)."
+    "PyTorch's: weights and bias uniform in ±1/sqrt(fan_in), drawn in float32 whatever the dtype."
     n_in, n_out = layer.weight.shape[1:]
     bound = 1 / math.sqrt(n_in)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def default_init(layer: Linear, unit: int, g: torch.Generator) -> None:
         layer.bias[unit] = (2 * torch.rand(1, n_out, generator=g) - 1).mul_(bound)
 
 class UnitMLP(nn.Module):
-    "U networks 784-h-h-10 with ReLU side by side (ALMA section 4.1): (U, B, ...) -> (U, B, sizes[-1])."
+    "U networks 784-h-h-10 with ReLU side by side: (U, B, ...) -> (U, B, sizes[-1])."
     family = 'mlp'
 
     def __init__(self, units, sizes, dtype=torch.float32):

@@ -78,12 +78,12 @@ CIFAR_STUDY = {method: ('main',) for method in METHODS} | {
 SMOKE = {'single': ('main', 'w2', 'replay'), 'scratch': ('main', 'replay')}
 FEW = ('B50_full', 'B50_full_w5')  # three seeds in the study
 
-# %% ../nbs/26b_anytime_plan.ipynb #090b11ee
+# %% ../nbs/26b_anytime_plan.ipynb #9837c4d2
 FULL_WAITS, SIZES = (1, 2, 5, 10, 25, 50), {MNIST: tuple(f'h{h}' for h in (4, 16, 32, 64, 256)), CIFAR: tuple(f'n{n}' for n in (4, 8, 16, 32, 64))}
 LEARNERS = {MNIST: ('single', 'scratch', 'ens', 'umix', 'gens', 'moe', 'gmoe', 'bagging', 'boosting'), CIFAR: tuple(METHODS)}
 
 def full_grid(stream: str, method: str) -> list[str]:
-    "The variants of a learner in the grid of section 11.2."
+    "The variants of a learner in the grid of `full`."
     if method not in LEARNERS[stream]: return []
     chunks = ('B50_full',) if stream == MNIST else ('B50', 'B10', 'B1')
     growth = ('g1', 'g5') if (stream, method) == (MNIST, 'gmoe') else ('',)

@@ -12,9 +12,9 @@ from .methods import KDR
 from .nn import descend, interpolate
 from .rng import subsets
 
-# %% ../nbs/papers/bcl.ipynb #fb8cf60b
+# %% ../nbs/papers/bcl.ipynb #5099537a
 class BCLSingle(KDR):
-    "BCL-Single (section 5.5): K inner steps on CE + CE(replay) + λ KD(replay), then θ ← θ + β(φ − θ)."
+    "BCL-Single: K inner steps on CE + CE(replay) + λ KD(replay), then θ ← θ + β(φ − θ)."
     name = 'bcl_single'
     beta: float = 0.3  # β: how far the slow weights follow the fast ones
 
@@ -32,9 +32,9 @@ class BCLSingle(KDR):
         interpolate(self.state, self.start, self.value('beta'))
         return loss
 
-# %% ../nbs/papers/bcl.ipynb #e474258c
+# %% ../nbs/papers/bcl.ipynb #aeeccd6d
 class BCLDual(BCLSingle):
-    """BCL-Dual (section 5.4): R rounds of K inner steps, one outer step on held-out samples and an interpolation.
+    """BCL-Dual: R rounds of K inner steps, one outer step on held-out samples and an interpolation.
 
     `accumulate`: gradients are not cleared between the inner steps and the outer one, as released (T1). `n_val` = 0: no routing, no
     held-out memory, no outer step (T3). `legacy_filter`: flat indices of the last held-out draw are barred from the episodic draws until

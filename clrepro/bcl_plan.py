@@ -14,7 +14,7 @@ __all__ = ['SCALED', 'SETTINGS', 'SIZES', 'IMAGES', 'SEEDS', 'IMAGE_SEEDS', 'VAL
 from .claims import Claim, difference
 from .core import UsageError
 
-# %% ../nbs/22_bcl_plan.ipynb #28e7181c
+# %% ../nbs/22_bcl_plan.ipynb #bc8fcfc7
 SCALED = dict(n_tasks=10, use=1000, n_test=1000, n_memories=50, replay_batch_size=64, lr=0.1, beta=0.3, temperature=5., n_val=0.2)
 SETTINGS = {
     'smoke': SCALED | dict(n_tasks=3, use=300, n_test=200, n_memories=20, replay_batch_size=32),
@@ -25,7 +25,7 @@ SETTINGS = {
 SIZES = {  # of an image stream
     'smoke': dict(n_tasks=2, use=60, n_test=50), 'quick': dict(n_tasks=3, use=250, n_test=100), 'study': dict(n_tasks=5, use=500), 'full': {},
 }
-IMAGES = {  # stream: settings shared by the methods; BCL-Dual's values are the run script's (section 6)
+IMAGES = {  # stream: settings shared by the methods; BCL-Dual's values are the run script's
     'split_cifar100': dict(lr=0.03, beta=0.1, n_memories=65, replay_batch_size=128, temperature=5., n_val=0.2),
     'split_cub': dict(lr=0.03, beta=0.3, n_memories=50, replay_batch_size=128, temperature=5., n_val=0.2, pretrained=True),
     'split_miniimagenet': dict(lr=0.03, beta=0.1, n_memories=65, replay_batch_size=128, temperature=5., n_val=0.2),
@@ -88,7 +88,7 @@ def at_budget(evals: int) -> dict:
     K = 2 if evals % 2 == 0 else 1
     return steps | {'ftml': (f'k{K}_r{evals // K - 1}', {'inner_steps': K, 'n_meta': evals // K - 1})}
 
-# %% ../nbs/22_bcl_plan.ipynb #852a0e8a
+# %% ../nbs/22_bcl_plan.ipynb #c20976e1
 def streams_of(config) -> list[str]:
     "The streams to run: those asked for, a user's own file where one is named, else the profile's."
     if config.streams: return list(config.streams)
@@ -137,7 +137,7 @@ def choose(study, stream: str) -> dict:
                         {method: settings_of(config, stream, method) for method in methods})
 
 def finetune_main(study) -> dict:
-    "Finetune's main step size, the better of 0.03 and 0.1 on the validation tasks (section 11.1); nothing where no grid ran."
+    "Finetune's main step size, the better of 0.03 and 0.1 on the validation tasks; nothing where no grid ran."
     grids = [entry['grid'] for entry in study.selection if (entry['method'], entry['stream']) == ('finetune', 'permuted_mnist')]
     return {'lr': max((row for row in grids[0] if row['lr'] in (0.03, 0.1)), key=lambda row: row['acc'])['lr']} if grids else {}
 

@@ -87,7 +87,7 @@ class BirHard(Bir):
     distill = False
     dg_prop: float = 0.8       # share of units that a context shuts
 
-# %% ../nbs/28_bir_methods.ipynb #a3f3b638
+# %% ../nbs/28_bir_methods.ipynb #fb93ce5b
 class Competing(Bir):
     "Base of the terms on competing classes. Raises UsageError unless learning is class-incremental."
     use_rep_f = False                # repel only where p(k1) < rep_f p(k2)
@@ -113,7 +113,7 @@ class Competing(Bir):
         return out
 
 class Reconstructing(Competing):
-    "Reconstruction repulsion and attraction (section 5.1)."
+    "Reconstruction repulsion and attraction."
     recon_repulsion = recon_attraction = recon_rep_aver = True
     lambda_recon_rep: float = 1e-6   # weight of repulsion
     lambda_recon_atr: float = 1e-6   # weight of attraction
@@ -141,7 +141,7 @@ class Reconstructing(Competing):
         return added
 
 class Spreading(Competing):
-    "Distribution repulsion (section 5.2)."
+    "Distribution repulsion (trap 1)."
     lambda_rep: float = 1e-6         # weight
     kl_js: str = 'js'                # distance of two posteriors: js, kl, or overlap, which is minimised itself
     partner: str = 'posterior'       # posterior of a random row of the competing class, or that class's prior
@@ -165,7 +165,7 @@ class Spreading(Competing):
         self.parts['DR'] = distribution_repulsion(mu, logvar, k1, k2, self.heads.n_outputs, lots, self.kl_js, passes, prior, self.n_pixels, spare)
         return super().exaggeration(output, mu, logvar, k1=k1, k2=k2, passes=passes, spare=spare, **more) + self.value('lambda_rep') * self.parts['DR']
 
-# %% ../nbs/28_bir_methods.ipynb #2b05c824
+# %% ../nbs/28_bir_methods.ipynb #853f2dea
 VIEWS = ('auto', 'image', 'noise', 'legacy')
 
 class Viewed(Bir):
@@ -173,7 +173,7 @@ class Viewed(Bir):
     replays_view = True
     view2: str = 'auto'              # image, noise, legacy; auto: image where there is a front, else noise
     legacy_rng: bool = False         # from the second task on each step has the same random numbers (trap 5)
-    legacy_augmented: bool = False   # view 1 is replayed, as in the fork (section 5.3)
+    legacy_augmented: bool = False   # view 1 is replayed, as in the fork (trap 6b)
 
     frozen_noise = property(lambda self: self.legacy_rng)
 
@@ -204,7 +204,7 @@ class Viewed(Bir):
         return out | {'replay' if self.replays_view else 'view': view}
 
 class Contrastive(Viewed):
-    "The supervised contrastive loss on two views of replayed rows (section 5.3)."
+    "The supervised contrastive loss on two views of replayed rows."
     replays_view = c_scores = False
     c_temp: float = 1.0              # τ
     c_lr: float = 1e-8               # step size of Adam on encoder and projection

@@ -16,9 +16,9 @@ from . import nn as base
 from .core import UsageError
 from .rng import generator
 
-# %% ../nbs/27b_bir_nets.ipynb #3bf84d77
+# %% ../nbs/27b_bir_nets.ipynb #f11adf14
 class Linear(base.Linear):
-    "S affine maps side by side, (S, B, n_in) -> (S, B, n_out); weights and biases start uniform in ±1/sqrt(n_in) (section 3)."
+    "S affine maps side by side, (S, B, n_in) -> (S, B, n_out); weights and biases start uniform in ±1/sqrt(n_in)."
     def __init__(self, size: int, n_in: int, n_out: int, dtype=torch.float32, bias: bool = True):
         super().__init__(size, n_in, n_out, dtype)
         if not bias: self.bias = None
@@ -46,11 +46,11 @@ def blend(table: torch.Tensor, context) -> torch.Tensor:
     if context.dim() == 2: return picked(table, context)
     return torch.bmm(context.to(table.dtype), table)
 
-# %% ../nbs/27b_bir_nets.ipynb #b9aadbc9
+# %% ../nbs/27b_bir_nets.ipynb #d5706de5
 PRIORS = ('standard', 'gmm')
 
 class ReplayNet(nn.Module):
-    """Encoder with classifier and, mirrored, decoder: x (S, B, ...) uint8 or float -> logits (S, B, K) (section 3).
+    """Encoder with classifier and, mirrored, decoder: x (S, B, ...) uint8 or float -> logits (S, B, K).
 
     Buffers: `gates`, for each gated layer (S, contexts, H) of 0 and 1, drawn from (seed, `gates`). Parameters of the prior: `prior_mean` and
     `prior_logvar` (S, K * n_modes, Z), mode m of class k in row k * n_modes + m. Raises UsageError.

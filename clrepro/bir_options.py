@@ -100,7 +100,7 @@ def flag_table() -> str:
              f'`{flag.here}`' if flag.fate == 'parameter' else flag.here] for name, flag in FLAGS.items()]
     return markdown(['flag', 'of', 'default', 'fate', 'here'], rows)
 
-# %% ../nbs/29_bir_options.ipynb #d2713ba8
+# %% ../nbs/29_bir_options.ipynb #cda95d30
 EXPERIMENT_STREAMS = {'CIFAR100': 'split_cifar100', 'CIFAR10': 'split_cifar10', 'splitMNIST': 'split_mnist', 'permMNIST': 'permuted_mnist'}
 SCENARIOS = ('class', 'task', 'domain')
 _CIFAR = dict(iters=5000, batch_size=256, lr=1e-4, fc_units=2000, z_dim=100)
@@ -119,7 +119,7 @@ TUNED = {  # (experiment, scenario): {kind of method: its settings}
 }
 
 def kind_of(method: str) -> str:
-    "The row of section 6.1 that a method belongs to: every exaggeration is BI-R + SI."
+    "The row of `TUNED` that a method belongs to: every exaggeration is BI-R + SI."
     for kind in ('bir_si', 'bir', 'ewc', 'xdg', 'si'):
         if method == kind or method.startswith(f'{kind}_'): return kind
     return 'bir' if method.startswith('gr_plus_gat') else method

@@ -59,7 +59,7 @@ TRAINED = ('none', 'joint', 'si', 'ewc', 'lwf', 'gr', 'gr_distill')  # rows that
 SEEDS = {'smoke': (11, 12), 'quick': (11, 12, 13), 'study': tuple(range(11, 21)), 'full': tuple(range(11, 21))}
 FEW = {CIFAR100: 5, MNIST: 4}  # of the study's seeds; S1's main rows and the sweep have all, everything else three
 
-# %% ../nbs/29b_bir_plan.ipynb #edeb12b5
+# %% ../nbs/29b_bir_plan.ipynb #625f3372
 LAMBDAS = {'lambda_1e-3': 1e-3, 'lambda_1e-2': 1e-2, 'lambda_1': 1.0}
 FACTORS = {'lambda_1e-2_f_1.5': 1.5, 'lambda_1e-2_f_5': 5.0, 'lambda_1e-2': 20.0}
 LEGACY = {  # variant: (row, its switch): what the original does, for the ledger
@@ -70,7 +70,7 @@ LEGACY = {  # variant: (row, its switch): what the original does, for the ledger
 QUANTITIES = {f'batch_replay_{n}': {'batch_replay': n} for n in (1, 4, 16, 64, 256)}
 GENERATORS = {f'g_fc_uni_{n}': {'g_fc_uni': n} for n in (10, 40, 100, 1000)}  # of generative replay alone
 GENERATORS |= {f'{name}_reinit': change | {'reinit': True} for name, change in (QUANTITIES | GENERATORS).items()}
-GRIDS = {  # figure 8: the original's grids (section 6.1)
+GRIDS = {  # figure 8: the original's grids
     'si': {f'c_1e{e}': {'c': 10.0 ** e} for e in range(-1, 11)}, 'ewc': {f'ewc_lambda_1e{e}': {'ewc_lambda': 10.0 ** e} for e in range(13)},
     'bir': {f'dg_prop_{d / 10:g}': {'dg_prop': d / 10} for d in range(10)},
     'bir_si': {f'dg_prop_{d / 10:g}_c_1e{e}': {'dg_prop': d / 10, 'c': 10.0 ** e} for d in range(0, 10, 2) for e in range(-1, 11)},

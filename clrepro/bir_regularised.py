@@ -20,14 +20,14 @@ from .methods import Method
 from .nn import pixels, spread
 from .rng import generator
 
-# %% ../nbs/28a_bir_regularised.ipynb #a34b9eed
+# %% ../nbs/28a_bir_regularised.ipynb #9c784c30
 SCENARIOS = ('class', 'task', 'domain')
 
 class BirMethod(Method):
     """A classifier learned with Adam, `iters` batches a task; fine-tuning, unless a subclass adds something.
 
-    The network knows its stream: `scenario`, `classes_per_task`, `image_pixels` (P of section 4), `binary` (data in 0..1). `samples` is set by the run.
-    Raises UsageError for values out of range.
+    The network knows its stream: `scenario`, `classes_per_task`, `image_pixels` (P of the variational term), `binary` (data in 0..1). `samples` is set by the
+    run. Raises UsageError for values out of range.
     """
     name = 'bir_method'
     runner = 'clrepro.bir_run.BirRun'
@@ -274,7 +274,7 @@ class OnlineEWC(EWC):
     online = True
     gamma: float = 1.0        # decay of the earlier tasks' information
 
-# %% ../nbs/28a_bir_regularised.ipynb #d9ad9679
+# %% ../nbs/28a_bir_regularised.ipynb #f3ae39e7
 class Fine(BirMethod):
     "None: fine-tuning."
     name = 'none'
@@ -295,7 +295,7 @@ class OnlyLast(BirMethod):
     only_last = True
 
 class LwF(BirMethod):
-    "Learning without forgetting: the current images, with the previous model's soft answers, replayed (section 4)."
+    "Learning without forgetting: the current images, with the previous model's soft answers, replayed."
     name = 'lwf'
     temp: float = 2.0         # temperature of the soft answers
     batch_replay: int = 0     # rows of the batch that are replayed, its first; 0: all

@@ -10,10 +10,11 @@ from importlib import import_module
 
 from .core import UsageError, closest
 
-# %% ../nbs/12c_catalogue.ipynb #45749fdf
-METHOD_MODULES = ('clrepro.hrn_methods', 'clrepro.hrn_baselines', 'clrepro.bir_regularised', 'clrepro.bir_methods', 'clrepro.methods', 'clrepro.regularised',
-                  'clrepro.projection', 'clrepro.meta', 'clrepro.icarl', 'clrepro.bcl', 'clrepro.sparse_methods', 'clrepro.dynamic', 'clrepro.task_masks', 'clrepro.selfless',
-                  'clrepro.sparse_experiments', 'clrepro.rounds', 'clrepro.ensembles', 'clrepro.mixtures', 'clrepro.firefly')
+# %% ../nbs/12c_catalogue.ipynb #7e78a56a
+METHOD_MODULES = ('clrepro.hrn_methods', 'clrepro.hrn_baselines', 'clrepro.bir_regularised', 'clrepro.bir_methods', 'clrepro.methods',
+                  'clrepro.regularised', 'clrepro.projection', 'clrepro.meta', 'clrepro.icarl', 'clrepro.bcl', 'clrepro.sparse_methods',
+                  'clrepro.dynamic', 'clrepro.task_masks', 'clrepro.selfless', 'clrepro.sparse_experiments', 'clrepro.rounds', 'clrepro.ensembles',
+                  'clrepro.mixtures', 'clrepro.firefly')
 
 def known_methods() -> dict:
     "{record name: class} of every method, the papers' included; a name that two papers have means the one of the later module."

@@ -19,14 +19,14 @@ from .cli_data import add_data, add_front, columns, option
 from .core import ClreproError, UsageError, closest, root
 from .papers import DATA, PROFILES, PAPERS, check, fields, find, original, parameters, results_folder
 
-# %% ../nbs/21_cli.ipynb #e3b42a4c
+# %% ../nbs/21_cli.ipynb #db6643d8
 def setting(text: str) -> tuple:
     "name=value, the value a Python literal or true or false, else a string. Raises UsageError."
     name, equals, value = text.partition('=')
     value = {'true': 'True', 'false': 'False'}.get(value, value)
     if not (equals and name): raise UsageError(f'--set {text}: expected name=value, for example --set bcl_dual.lr=0.03')
     try: return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError): return name, value
+    except (ValueError, SyntaxError, TypeError): return name, value
 
 # %% ../nbs/21_cli.ipynb #316f500c
 def seed_apart(settings: list, given: dict) -> tuple[dict, dict]:
@@ -170,7 +170,7 @@ def parameter_lines(paper) -> list[str]:
         lines += ['', f'{paper.name}: parameters of {text}, --set NAME=VALUE or --set OWNER.NAME=VALUE', *columns(own[kind], '  ')]
     return lines
 
-# %% ../nbs/21_cli.ipynb #c440e70b
+# %% ../nbs/21_cli.ipynb #bb974fd9
 def given_of(args) -> dict:
     "The notebook parameters that the options stand for. Raises UsageError."
     names = 'profile', 'device', 'seeds', 'data', 'methods', 'streams', 'only', 'stages', 'live', 'out', 'jobs'
@@ -212,13 +212,13 @@ def run_search(args) -> None:
     print(best_line(sought, out, search(sought, out, args.trials, args.device, args.data, live=args.live)))
 
 def run_report(args) -> None:
-    "Bring the notebooks' first cells and the README's generated blocks up to date, build the page."
+    "Build the page, bring the notebooks' first cells and the README's generated blocks up to date."
     from clrepro.colab import refresh
     from clrepro.page import build
     from clrepro.report import update_readme
+    print(build())
     if not refresh(): print('nbs/papers: badges and first cells brought up to date')
     if not update_readme(): print('README.md: generated blocks brought up to date')
-    print(build())
 
 def run_show(args) -> None:
     "Print the reports of the runs that the filters leave. Raises UsageError where none is left."

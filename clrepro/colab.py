@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['BADGE', 'TAG', 'repository', 'badge', 'first_cell', 'refresh']
 
-# %% ../nbs/20e_colab.ipynb #11d6635f
+# %% ../nbs/20e_colab.ipynb #4d218148
 import json
 import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from .core import atomic_write, root
+from .core import UsageError, atomic_write, root
 from .papers import PAPERS, Paper
 
 # %% ../nbs/20e_colab.ipynb #58ea0002
@@ -50,7 +50,7 @@ if 'google.colab' in sys.modules:  # in Colab only: fetch the repository, instal
 
     main(['data', 'get', {paper.name!r}])'''
 
-# %% ../nbs/20e_colab.ipynb #9f7a048e
+# %% ../nbs/20e_colab.ipynb #c1cad609
 def _filled(notebook: dict, paper: Paper, url: str, branch: str) -> dict:
     "The notebook with its badge and its first cell; outputs are kept."
     title, *rest = notebook['cells']
@@ -66,10 +66,11 @@ def refresh(check: bool = False,  # only look
             settings=None,        # None: those of the project
             folder=None,          # where nbs/ lies; None: the project
             ) -> bool:            # whether all were up to date
-    "Write badge and first cell of the paper notebooks from settings.ini."
+    "Write badge and first cell of the paper notebooks from settings.ini. Raises UsageError outside a checkout, DiskError."
     fresh = True
     for paper in PAPERS.values():
         path = Path(folder or root())/paper.notebook
+        if not path.exists(): raise UsageError(f'{path} is missing: run clrepro from a checkout of the repository')
         old = path.read_text(encoding='utf-8')
         new = json.dumps(_filled(json.loads(old), paper, *repository(settings)), indent=1, sort_keys=True, ensure_ascii=False) + '\n'
         fresh &= old == new

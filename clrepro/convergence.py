@@ -50,9 +50,9 @@ def move(params, change, lr) -> None:
 
 OPTIMISERS = {'adadelta': Adadelta, 'sgd': SGD}
 
-# %% ../nbs/25_convergence.ipynb #98cd0216
+# %% ../nbs/25_convergence.ipynb #174e6fe6
 class Stopping:
-    "Which of U units goes on, epoch after epoch; k > 1: the k units of a seed stop together (ALMA sections 5.1 and 5.3)."
+    "Which of U units goes on, epoch after epoch; k > 1: the k units of a seed stop together."
     def __init__(self, n_units: int, patience: int, delta: float, k: int = 1):
         self.patience, self.delta, self.k = patience, delta, k
         self.best = torch.full((n_units,), float('nan'), dtype=torch.float64)  # validation accuracy of the checkpoint

@@ -15,12 +15,12 @@ from .sparse_layers import SparseWeights
 from .rewiring import Rewired, among, chosen, cosine_decay, rhythm, rows
 from .sparse_nets import default_init
 
-# %% ../nbs/23b_dynamic.ipynb #0a80fa47
+# %% ../nbs/23b_dynamic.ipynb #5575a4c4
 GROWTH = ('rigl', 'set', 'hebb', 'none')
 SHARES = ('equal', 'fraction')
 
 class Dynamic(Rewired):
-    """DynSyn: growth under constant density, slow learning of consolidated synapses (section 5.4).
+    """DynSyn: growth under constant density, slow learning of consolidated synapses.
 
     Of each hidden layer: consolidated C (S, fan_in, units) bool, trace H and gradients Σ|G| of that shape; wins and earlier (S, units): samples of the task
     that a unit won, until now and until the last update; protected (S, units) bool. fractions: after each task the share of synapses consolidated, (S,).
@@ -167,9 +167,9 @@ class Dynamic(Rewired):
         kept = (*self.consolidated, *self.protected) if self.consolidates else ()
         return sum(t[0].nbytes for t in (*kept, *(self.trace if self.traces else ())))
 
-# %% ../nbs/23b_dynamic.ipynb #09203452
+# %% ../nbs/23b_dynamic.ipynb #6194ccd8
 class DynamicBudget(Dynamic):
-    "Each task adds synapses, those of earlier tasks are consolidated (section 5.4, budgeted growth)."
+    "Each task adds synapses, those of earlier tasks are consolidated: budgeted growth."
     name = 'dynamic_budget'
     weight_sparsity_fc: float = 0.02  # density in the first task
     max_density: float = 0.1          # density in the last

@@ -55,10 +55,10 @@ class Training(Configured):
         "Over the samples of a task."
         return (task and self.n_epochs_inc) or self.n_epochs
 
-# %% ../nbs/11_engine.ipynb #96b08cfc
+# %% ../nbs/11_engine.ipynb #2d038218
 @contextmanager
 def adapted(method, task: int, training: Training):
-    """Test-time adaptation around the evaluation of a task (BCL section 5.6), on a copy of the parameters.
+    """Test-time adaptation around the evaluation of a task (BCL ledger L3), on a copy of the parameters.
 
     `inner_steps` (or one) full-batch steps of adapt_lr on CE over the task's own slice and the samples that the method stores of it, in
     eval mode; without such samples, or of a task not seen yet, the network is evaluated as it is.

@@ -200,12 +200,12 @@ class Bagging(Growing):
 def check_bootstrap(value: str) -> None:
     if value not in ('epoch', 'fixed'): raise UsageError(closest(value, ('epoch', 'fixed'), 'bootstrap'))
 
-# %% ../nbs/25d_ensembles.ipynb #46e56069
+# %% ../nbs/25d_ensembles.ipynb #9ea829d9
 def reweighted(wrong: torch.Tensor,  # (S, n) bool: a member's errors
                w: torch.Tensor,      # (S, n) sample weights, sum 1
                n_classes: int,
                ) -> tuple:           # alpha (S,), new weights (S, n)
-    "One member's step of SAMME (ALMA section 5.9)."
+    "One member's step of SAMME (ledger 20)."
     error = (w * wrong).sum(1).clamp(1e-6, 1 - 1e-6)
     alpha = (torch.log((1 - error) / error) + math.log(n_classes - 1)).clamp(min=0)
     w = w * torch.exp(alpha[:, None] * wrong)

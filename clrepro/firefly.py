@@ -37,7 +37,7 @@ class WideVGG(UnitVGG):
         "Width of each convolution."
         return [conv.weight.shape[2] for conv in self.convs]
 
-# %% ../nbs/25e_firefly.ipynb #adb68e1f
+# %% ../nbs/25e_firefly.ipynb #c03af41f
 def drawn(net: WideVGG, k: int, g: torch.Generator) -> list:
     "Candidates of each layer: v of its filters, uniform in ±0.1; a (K, n_in, 3, 3) of new ones, N(0, 0.1); b (n_out, K, ...) of the next layer, ±0.01."
     out, ws = [], [conv.weight[0, 0] for conv in net.convs]
@@ -87,7 +87,7 @@ def rmsprop(params, grads, squares: list, moves: list, lr=1e-3, alpha=0.9, momen
     torch._foreach_add_(params, moves, alpha=-lr)
 
 def train_candidates(net: WideVGG, candidates: list, batches) -> list:
-    "One pass of RMSprop over batches (x, y), the network frozen (ALMA section 5.8, 2)."
+    "One pass of RMSprop over batches (x, y), the network frozen."
     tensors = [t.requires_grad_() for c in candidates for t in c.values()]
     squares, moves = ([torch.zeros_like(t) for t in tensors] for _ in range(2))
     for x, y in batches:
@@ -148,9 +148,9 @@ def rewritten(net: WideVGG, candidates: list, chosen: list) -> WideVGG:
     new.body.head.bias.copy_(net.body.head.bias)
     return new
 
-# %% ../nbs/25e_firefly.ipynb #0120a06e
+# %% ../nbs/25e_firefly.ipynb #69d1c590
 class Firefly(RoundMethod):
-    "Before every grow_every-th round the layers of a VGG grow wider where the loss falls most (ALMA section 5.8)."
+    "Before every grow_every-th round the layers of a VGG grow wider where the loss falls most."
     name = 'firefly'
     seed_axis = False                # widths differ
     reference_nesterov = True

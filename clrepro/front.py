@@ -30,19 +30,19 @@ from .core import DataError, DiskError, UsageError, atomic_write
 from .data import data_folder, installed, load, need_space
 from .rng import generator
 
-# %% ../nbs/27_front.ipynb #699a5c32
+# %% ../nbs/27_front.ipynb #0c186600
 MOMENTS = {'cifar10': ((.4914, .4822, .4465), (.2470, .2435, .2616)), 'cifar100': ((.5071, .4865, .4409), (.2673, .2564, .2761))}
 CHANNELS, N_FEATURES = (3, 16, 32, 64, 128, 256), 1024
 
 def normalised(images: torch.Tensor,  # uint8 (N, 32, 32, 3)
                dataset: str,          # whose moments
                ) -> torch.Tensor:     # (N, 3, 32, 32), channels last in memory
-    "Pixels of 0..1 less the set's mean, over its deviation, channel by channel (section 2)."
+    "Pixels of 0..1 less the set's mean, over its deviation, channel by channel."
     mean, deviation = (torch.tensor(row, device=images.device) for row in MOMENTS[dataset])
     return images.float().div_(255).sub_(mean).div_(deviation).permute(0, 3, 1, 2)
 
 def reset(net: nn.Module, g: torch.Generator) -> nn.Module:
-    "Weights and biases of affine maps and convolutions uniform in ±1/sqrt(fan_in) (section 3)."
+    "Weights and biases of affine maps and convolutions uniform in ±1/sqrt(fan_in), as released."
     for layer in net.modules():
         if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)): continue
         taps = layer.weight[0, 0].numel() if layer.weight.dim() == 4 else 1

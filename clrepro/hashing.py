@@ -35,7 +35,7 @@ class Table:
 
     def __call__(self, v): return Signed.apply(v, self)
 
-# %% ../nbs/30_hashing.ipynb #41bf288e
+# %% ../nbs/30_hashing.ipynb #be913ad4
 KINDS = ('drawn', 'affine')
 
 @cache
@@ -98,6 +98,6 @@ class Hash:
         return sum(2 * n for _, n in self.tables)
 
     def __call__(self, v, unit: int) -> torch.Tensor:
-        "Hashes (B, E) of length 1 of v (B, n); a row of zeros stays zero (section 4.2, T17)."
+        "Hashes (B, E) of length 1 of v (B, n); a row of zeros stays zero (T17)."
         top = v.detach().abs().amax(1, keepdim=True)  # cancels out in the last step, so it needs no gradient
         return F.normalize(self.table(unit, v.shape[1])(v / torch.where(top > 0, top, 1.)), dim=1, eps=1e-12)

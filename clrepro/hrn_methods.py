@@ -19,7 +19,7 @@ from .methods import Method
 from .nn import evaluating, pixels
 from .rng import generator
 
-# %% ../nbs/30b_hrn_methods.ipynb #70b01907
+# %% ../nbs/30b_hrn_methods.ipynb #ceb80e43
 MODULATIONS = ('off', 'grad', 'update')
 OBSERVE = ('', 'statistics', 'pictures')
 PER_TASK = ('w_ce', 'lambda_', 'w_last', 'lr')  # a number, or a tuple with one a task
@@ -42,7 +42,7 @@ class HrnNet(nn.Module):
         self.body, self.heads = body, heads
 
 class Hrn(WithDecoders, Method):
-    """A hash-routed network (HRN sections 4, 5), one seed at a time. `w_ce`, `lambda_`, `w_last`, `lr` may be a tuple, a number a task.
+    """A hash-routed network, one seed at a time. `w_ce`, `lambda_`, `w_last`, `lr` may be a tuple, a number a task.
 
     A unit in `units` and the groups in `extra_units` are in the language of `clrepro.hrn_net.parse_units`. Entry t of `extra_units` says what is added
     before task t: a number of units with the layers of randomly drawn groups, 'double' (each unit again), or groups. Raises UsageError.
@@ -82,7 +82,7 @@ class Hrn(WithDecoders, Method):
     random_routing: bool = False            # any unit, whatever the energy
     revisit: bool = False                   # a unit can be chosen twice
     route_on_clean: bool = False            # routes and bases see maps without dropout (T13)
-    stacked: bool = False                   # one convolution for all units alike (section 13, option a)
+    stacked: bool = False                   # one convolution for all units alike
     observe: str = 'statistics'             # of routes in the record: nothing (''), statistics, or pictures: with test images and embeddings
 
     def configure(self, values, size=1):
@@ -202,7 +202,7 @@ class Hrn(WithDecoders, Method):
             for p in unit.parameters() if u not in used else (): p.grad = None
 
     def loss(self, way, logits, y, task: int) -> torch.Tensor:
-        "The three terms of section 5; `parts` keeps them, and the mean length of each residual, as tensors."
+        "The three terms of the loss; `parts` keeps them, and the mean length of each residual, as tensors."
         self.parts = {'ce': F.cross_entropy(logits, y), 'l1': sum(r.abs().sum(1) for r in way.residuals).mean()}
         loss = self.rate('w_ce', task) * self.parts['ce'] + self.rate('lambda_', task) * self.parts['l1']
         if self.rate('w_last', task):
@@ -213,7 +213,7 @@ class Hrn(WithDecoders, Method):
 
     @torch.no_grad()
     def modulate(self, way, task: int) -> None:
-        "Scale what each unit learns by min(1, |mean residual of the samples sent to it|); a zero residual counts as ones (section 4.9)."
+        "Scale what each unit learns by min(1, |mean residual of the samples sent to it|); a zero residual counts as ones (T3a, T3b)."
         U, E = len(self.body.units), self.body.size
         total, n = torch.zeros(U + 1, E, dtype=self.body.dtype, device=self.device), torch.zeros(U + 1, device=self.device)
         for k, r in enumerate(way.residuals):

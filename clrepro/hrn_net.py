@@ -18,7 +18,7 @@ from .hrn_decoder import ACTIVATIONS, dropout
 from .hrn_units import Unit, UnitSpec
 from .rng import generator
 
-# %% ../nbs/30a_hrn_net.ipynb #3156f4fa
+# %% ../nbs/30a_hrn_net.ipynb #f3a6a485
 POLICIES = ('evolve', 'renew_first_task', 'freeze_after_task', 'no_renewal')
 EVENTS = ('initiate', 'expand', 'renew')
 
@@ -46,7 +46,7 @@ def nth(pool: torch.Tensor,   # (B, U)
     return ((rank == wanted[:, None]) & pool).to(torch.uint8).argmax(1)
 
 class Body(nn.Module):
-    """Units, their bases and the way through them (section 4).
+    """Units, their bases and the way through them.
 
     Buffers: `bases` (U, K, E), the first `count` (U,) rows orthonormal, the others 0; `counters` (U, K) and `period` (U,) of ageing; `frozen` (U,);
     `used` (U,), steps since somebody set it to 0. `log`: [step, task, unit, kind of event] of each change of a basis. Raises UsageError.
@@ -70,7 +70,7 @@ class Body(nn.Module):
                  random_routing: bool = False,      # any unit, whatever the energy
                  revisit: bool = False,             # a unit can be chosen twice
                  route_on_clean: bool = False,      # routes and bases see maps without dropout (T13)
-                 stacked: bool = False,             # one convolution for all units alike (section 13, option a)
+                 stacked: bool = False,             # one convolution for all units alike
                  dtype=torch.float32, device='cpu'):
         super().__init__()
         self.seed, self.shape, self.size, self.capacity, self.steps, self.norm, self.dtype = seed, tuple(shape), embedding, capacity, steps, norm, dtype
@@ -165,7 +165,7 @@ class Body(nn.Module):
 
     @torch.no_grad()
     def select(self, z, visited, empty, draw, evolve: bool, step: int) -> tuple:
-        "The next unit of each sample (B,) and whether there is one (B,) (section 4.4)."
+        "The next unit of each sample (B,) and whether there is one (B,)."
         if self.random_routing:
             if draw is None: raise UsageError('random_routing: expected `draws`, numbers in 0..1 for every sample and step')
             pool = ~visited & (True if evolve else ~empty)
@@ -227,7 +227,7 @@ class Body(nn.Module):
 
     @torch.no_grad()
     def update(self, pick, z, c, fresh) -> None:
-        """Initiate, expand, age and renew (section 4.7), in the order of the samples: pick (B,) units or -1, z (B, E), c (B, K) coefficients, fresh (B,).
+        """Initiate, expand, age and renew, in the order of the samples: pick (B,) units or -1, z (B, E), c (B, K) coefficients, fresh (B,).
 
         Where no basis changes, which is the rule, only counters fall; the units of the others go through their samples one by one.
         """

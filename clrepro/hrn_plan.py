@@ -28,7 +28,7 @@ SHORT = {
 }
 TINY = dict(n_train=(24,), n_test=16, epochs=(), n_epochs=1, n_epochs_inc=1, batch_size=8, embedding=32)
 
-# %% ../nbs/31a_hrn_plan.ipynb #a2e407ff
+# %% ../nbs/31a_hrn_plan.ipynb #e35de1f9
 METHODS = hrn_methods.METHODS | hrn_baselines.METHODS
 RENEW, FREEZE = 'hrn_renew_first_task', 'hrn_freeze_after_task'
 POLICIES = ('hrn', RENEW, FREEZE)
@@ -37,7 +37,7 @@ EWC = ('ewc_logits', 'ewc_features')
 BASELINES = ('vc', *EWC, 'ell', 'ell_reference', 'joint_vc')
 ALL = (*POLICIES, *CONTROLS, *BASELINES)
 HRN = (*POLICIES, *CONTROLS)  # rows with a hash-routed body
-REPORTED = ('hrn', RENEW, 'hrn_lambda0', 'hrn_no_r0', 'frozen', 'vc', *EWC, 'ell', 'joint')  # section 12.3, T2, T22
+REPORTED = ('hrn', RENEW, 'hrn_lambda0', 'hrn_no_r0', 'frozen', 'vc', *EWC, 'ell', 'joint')  # T2, T22
 FEW = ('hrn', RENEW, 'frozen', 'vc', *EWC)  # iCIFAR100
 ROWS = {  # profile: {stream: its rows}
     'smoke': {PMNIST: ALL, FASHION: (*POLICIES, 'hrn_lambda0', 'frozen', 'vc', *EWC)}, 'quick': {PMNIST: (RENEW, 'vc', *EWC, 'frozen')},
@@ -46,11 +46,11 @@ ROWS = {  # profile: {stream: its rows}
 SEEDS = {'smoke': (0,), 'quick': (0, 1, 2), 'study': tuple(range(5)), 'full': tuple(range(5))}
 
 def reference(stream: str) -> str:
-    "The record of HRN that a stream's claims look at (section 12.1)."
+    "The record of HRN that a stream's claims look at."
     return FREEZE if stream in (FASHION, INVERTED) else RENEW
 
-# %% ../nbs/31a_hrn_plan.ipynb #3026ed2e
-WHOLE = ('hrn', RENEW, 'vc', *EWC, 'hrn_lambda0')  # section 12.2
+# %% ../nbs/31a_hrn_plan.ipynb #8638b997
+WHOLE = ('hrn', RENEW, 'vc', *EWC, 'hrn_lambda0')  # the study's `full_data`
 TRAPS = {  # variant: what differs from main
     'residuals_3': {'n_residuals': 3}, 'first_step_all': {'first_step_draw': 'all'}, 'norm_batch': {'unit_norm': 'batch'},
     'hash_affine': {'hash_kind': 'affine'},
@@ -68,7 +68,7 @@ def variants_of(config, stream: str, method: str) -> dict:
     if config.profile != 'study' or stream != PMNIST: return main
     return main | ({'full_data': {}} if method in WHOLE else {}) | (TRAPS if method == RENEW else {})
 
-# %% ../nbs/31a_hrn_plan.ipynb #f31cf0c9
+# %% ../nbs/31a_hrn_plan.ipynb #dc0e3bd5
 def deep(config) -> bool: return config.profile in ('study', 'full')
 
 def streams_of(config) -> list[str]:
@@ -98,7 +98,7 @@ def settings_of(config, stream: str, method: str, variant: str) -> dict:
     return out | (TINY if config.profile == 'smoke' else {})
 
 def seeds_of(config, stream: str, variant: str) -> tuple:
-    "The profile's seeds; in the study one on the full data, three of the ledger's variants and of iCIFAR100; three on SVHN/iCIFAR100 (section 12.3)."
+    "The profile's seeds; in the study one on the full data, three of the ledger's variants and of iCIFAR100; three on SVHN/iCIFAR100."
     seeds = config.seeds or SEEDS[config.profile]
     if config.seeds: return seeds
     if config.profile == 'study' and variant == 'full_data': return seeds[:1]

@@ -36,9 +36,9 @@ def herding(features: torch.Tensor,  # (S, N, D)
         picks.append(pick)
     return torch.cat(picks, 2), members.sum(2).clamp(max=n)
 
-# %% ../nbs/09e_icarl.ipynb #01533ef2
+# %% ../nbs/09e_icarl.ipynb #a7b0896d
 class ICaRL(Method):
-    """iCaRL (BCL section 5.7) for streams with a head a task and networks for images; elsewhere UsageError.
+    """iCaRL for streams with a head a task and networks for images; elsewhere UsageError.
 
     At the end of a task the network, in eval mode, gives the features for herding and the soft targets of all exemplars. Every step adds
     λ · C · KD on one random exemplar a class, a train-mode pass for each earlier task (T14). The running task's samples are kept until

@@ -19,7 +19,7 @@ from pathlib import Path
 from . import slots
 from .core import root
 
-# %% ../nbs/18d_kernels.ipynb #9daf3787
+# %% ../nbs/18d_kernels.ipynb #5fabf7ca
 @dataclass
 class Crew:
     "The kernels that run: where their slots are, and one stop for all."
@@ -42,12 +42,13 @@ class Crew:
 
     @contextlib.contextmanager
     def signals_stop(self):
-        "SIGINT, SIGTERM and SIGHUP stop the crew and raise KeyboardInterrupt."
+        "SIGINT, SIGTERM and SIGHUP stop the crew and raise KeyboardInterrupt; one that is ignored, as under nohup, stays so."
         def stop(*_):
             self.stop()
             raise KeyboardInterrupt
         ours = threading.current_thread() is threading.main_thread()
-        old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if ours}
+        wanted = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if ours and signal.getsignal(number) != signal.SIG_IGN]
+        old = {number: signal.signal(number, stop) for number in wanted}
         try: yield
         finally:
             for number, handler in old.items(): signal.signal(number, handler)

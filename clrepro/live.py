@@ -245,7 +245,7 @@ class VisdomSink:
         if self.thread.is_alive(): raise TimeoutError(f'the visdom server at 127.0.0.1:{self.port} did not take the last events')
         if self.error: raise self.error
 
-# %% ../nbs/15_live.ipynb #df57e952
+# %% ../nbs/15_live.ipynb #19927e44
 def finite(value):
     "`value` with every NaN and infinity in it replaced by None."
     if isinstance(value, float): return value if math.isfinite(value) else None
@@ -276,7 +276,11 @@ class Live:
         except Exception as error:
             self.sinks.pop(name, None)
             reason = ' '.join(str(error).split()) or type(error).__name__
-            print(f"clrepro: live view '{name}' is off: {reason}. The run goes on.", file=sys.stderr, flush=True)
+            said = f"live view '{name}' is off: {reason}. The run goes on."
+            print(f'clrepro: {said}', file=sys.stderr, flush=True)
+            if told := os.environ.get('CLREPRO_PROGRESS'):
+                from clrepro.runs import tell
+                tell(told, {'kind': 'note', 'text': said})
 
     def send(self, event: dict):
         "Pass an event on; takes microseconds."

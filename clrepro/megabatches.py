@@ -17,20 +17,20 @@ from .core import UsageError, closest
 from .rng import generator
 from .streams import ImageStream, amount
 
-# %% ../nbs/05d_megabatches.ipynb #48430ca9
+# %% ../nbs/05d_megabatches.ipynb #442a6dae
 AUGMENTATIONS = ('RandomCrop', 'RandomHorizontalFlip')  # by their names in kornia
 PAD, FILL = 4, -1.9                                     # pixels around the image, their value in normalised units
 
 def cropped(x: torch.Tensor,       # (N, C, H, W)
             offsets: torch.Tensor, # (N, 2), rows and columns cut off on the padded image's top and left, 0..8
             ) -> torch.Tensor:     # (N, C, H, W)
-    "A window of each image's own, after padding by 4 pixels of value -1.9 (ALMA section 3)."
+    "A window of each image's own, after padding by 4 pixels of value -1.9 (as released)."
     padded = F.pad(x, [PAD] * 4, value=FILL)  # (N, C, H + 8, W + 8)
     n, c, h, w = padded.stride()
     windows = padded.as_strided((len(x), 2 * PAD + 1, 2 * PAD + 1, *x.shape[1:]), (n, h, w, c, h, w))
     return windows[torch.arange(len(x), device=x.device), offsets[:, 0], offsets[:, 1]]
 
-# %% ../nbs/05d_megabatches.ipynb #969baaa8
+# %% ../nbs/05d_megabatches.ipynb #469a6d86
 HIDDEN = ('n_tasks', 'task_seed', 'n_val_tasks', 'validation', 'normalise')  # fields of other streams that mean nothing here
 
 class MegabatchStream(ImageStream):
@@ -105,7 +105,7 @@ class MegabatchStream(ImageStream):
         return torch.stack([row[torch.randperm(len(row), generator=generator(seed, purpose, r))[:k]] for seed, row in zip(self.seeds, old)])
 
     def round(self, r: int) -> tuple:
-        "Sample numbers (S, n) to train on and (S, m) to validate on in round r, what is replayed included (ALMA section 3)."
+        "Sample numbers (S, n) to train on and (S, m) to validate on in round r, what is replayed included (reference: `clmodels/core.py`)."
         if not self.replay or not r: return self.split(r)
         if self.past is None or self.past[0] not in (r - 1, r): self.past = r - 1, self.round(r - 1)
         if self.past[0] == r - 1:

@@ -8,11 +8,11 @@ __all__ = ['ring_slots', 'Rings']
 # %% ../nbs/08_memory.ipynb #b413b74a
 import torch
 
-# %% ../nbs/08_memory.ipynb #6abcbe15
+# %% ../nbs/08_memory.ipynb #962483a1
 def ring_slots(sizes,          # rows of each batch of the task
                capacity: int,  # slots of the ring
                ) -> list[torch.Tensor]:  # a batch's slots, one a row; `capacity` is the spill slot
-    """Slots of a ring that keeps about the latest `capacity` rows (BCL section 5.1).
+    """Slots of a ring that keeps about the latest `capacity` rows (BCL as released).
 
     A batch is written from the cursor on; what doesn't fit before the end is dropped (it goes to the spill slot, which is never
     read); the cursor returns to 0 when the end is reached.

@@ -14,9 +14,9 @@ from .methods import Replay
 from .nn import MLP, descend, interpolate, pixels, spread
 from .rng import generator
 
-# %% ../nbs/09d_meta.ipynb #0bffbf02
+# %% ../nbs/09d_meta.ipynb #f4296383
 class FTML(Replay):
-    "Follow-the-Meta-Leader, Reptile form (BCL section 5.7)."
+    "Follow-the-Meta-Leader, Reptile form (BCL as released)."
     name = 'ftml'
     inner_steps: int = 2  # K: gradient steps a round
     n_meta: int = 2       # R: rounds a batch on the samples stored of a task
@@ -146,9 +146,9 @@ def _other_heads(heads, y):
     "Which outputs are not of each row's own head: (S, n) -> (S, n, O)."
     return torch.arange(heads.n_outputs, device=y.device) // heads.width != y[..., None] // heads.width
 
-# %% ../nbs/09d_meta.ipynb #746d93d5
+# %% ../nbs/09d_meta.ipynb #5acf59c7
 class MER(Replay):
-    """Meta-Experience Replay (BCL section 5.7).
+    """Meta-Experience Replay (Riemer et al. 2019, Algorithm 1).
 
     Each row is a batch of its own: a network with batch statistics must not come down to one value a channel, else UsageError.
     """

@@ -141,16 +141,16 @@ class Offline(Finetune):
         super().load_state_dict(state)
         self.row_bytes = state['row_bytes']
 
-# %% ../nbs/09_methods.ipynb #2806699e
+# %% ../nbs/09_methods.ipynb #2e54084a
 def distillation(logits: torch.Tensor,   # (S, n, C)
                  targets: torch.Tensor,  # (S, n, C), softened probabilities
                  temperature,            # a number or (S,)
                  ) -> torch.Tensor:      # (S,)
-    "KD of BCL section 5.2: KL(targets || softmax(logits / τ)), averaged over rows and classes."
+    "KD as in BCL: KL(targets || softmax(logits / τ)), averaged over rows and classes."
     log_p = torch.log_softmax(logits / spread(temperature, logits), -1)
     return F.kl_div(log_p, targets, reduction='none').mean((1, 2))
 
-# %% ../nbs/09_methods.ipynb #4158f104
+# %% ../nbs/09_methods.ipynb #c3185981
 class Replay(Method):
     "Base of the methods that keep one ring of samples a task."
     n_memories: int = 256           # m: samples stored a task
@@ -190,7 +190,7 @@ class Replay(Method):
         self.memory.load_state_dict(state['memory'])
 
 class ER(Replay):
-    "Experience replay from one ring a task (BCL section 5.7)."
+    "Experience replay from one ring a task."
     name = 'er'
     replay_batch_size: int = 128    # r: samples replayed a gradient step, fewer where memory holds fewer
     inner_steps: int = 1            # K: gradient steps a batch
@@ -265,9 +265,9 @@ class ER(Replay):
         super().load_state_dict(state)
         self.targets = state['targets']
 
-# %% ../nbs/09_methods.ipynb #e4533ed0
+# %% ../nbs/09_methods.ipynb #4be6ecc9
 class KDR(ER):
-    "Distillation and replay: experience replay with λ > 0, that is BCL's inner loss without interpolation (BCL section 5.7)."
+    "Distillation and replay (after Hou et al. 2018): experience replay with λ > 0, that is BCL's inner loss without interpolation."
     name = 'kdr'
     memory_strength: float = 100.0  # λ: weight of the distillation term; 0 stores no targets
     temperature: float = 5.0        # τ: softens the stored targets and what is compared with them

@@ -91,7 +91,7 @@ class Gates(nn.Module):
         if self.paths is None: return [[k] for k in numbers]
         return [[k for k, on in zip(numbers, path) if on] for path in self.paths[unit].tolist()]
 
-# %% ../nbs/25c_mixtures.ipynb #25cff80d
+# %% ../nbs/25c_mixtures.ipynb #51b789d9
 class Leaves(nn.Module):
     "L affine maps with ReLU that see the same input: (U, B, n_in) -> (U, B, L, n_out), one product."
     def __init__(self, size: int, n_in: int, n_out: int, leaves: int, dtype=torch.float32):
@@ -129,7 +129,7 @@ class Mixture(nn.Module):
                 setattr(module, name, nn.Parameter(new) if name in module._parameters else new)
 
     def split(self, chosen: torch.Tensor, n: int, generators) -> None:
-        "Leaf chosen[u] of each unit u becomes n copies of it, running statistics included, behind a new gate (ALMA section 5.7)."
+        "Leaf chosen[u] of each unit u becomes n copies of it, running statistics included, behind a new gate."
         units = torch.arange(len(chosen), device=chosen.device)
         self.replace(lambda t: torch.cat([t, t[units, chosen][:, None].expand(-1, n - 1, *t.shape[2:])], 1))
         self.gates.split(chosen, n, generators)
@@ -171,7 +171,7 @@ class BlockMixture(Mixture):
 
     def macs(self, side: int) -> int: return self.experts.macs(side) + self.gates.gate.weight[0].numel()
 
-# %% ../nbs/25c_mixtures.ipynb #a0a49b8d
+# %% ../nbs/25c_mixtures.ipynb #e828404b
 class Grown:
     "What networks of mixture layers share."
     @property
@@ -217,7 +217,7 @@ class Grown:
             layer.replace(lambda t, n=gates.n_leaves: t.new_zeros(len(t), n, *t.shape[2:]))
 
 class MixtureMLP(Grown, nn.Module):
-    "Mixture layers and an affine map on U units: (U, B, ...) -> (U, B, sizes[-1]) (ALMA section 4.2)."
+    "Mixture layers and an affine map on U units: (U, B, ...) -> (U, B, sizes[-1])."
     family = 'mlp'
 
     def __init__(self, units, sizes, n_experts: int = 2, hard: bool = False, dtype=torch.float32):
@@ -243,7 +243,7 @@ class MixtureMLP(Grown, nn.Module):
     def macs(self) -> int: return sum(layer.macs for layer in self.layers) + self.head.weight[0].numel()
 
 class MixtureVGG(Grown, UnitVGG):
-    "VGG whose blocks after the first are mixture layers (ALMA section 4.4)."
+    "VGG whose blocks after the first are mixture layers."
     def __init__(self, units, n_channels: int = 16, n_experts: int = 2, hard: bool = False, dtype=torch.float32, n_outputs: int = 10):
         self.n_experts, self.hard = n_experts, hard
         super().__init__(units, n_channels, dtype, n_outputs)
@@ -252,9 +252,9 @@ class MixtureVGG(Grown, UnitVGG):
         stem, *rest = ((a, (b,) * n) for a, b, n in zip((3, *self.widths), self.widths, LAYOUT))
         return [Block(size, *stem, dtype=dtype), *(BlockMixture(size, a, widths, self.n_experts, self.hard, dtype) for a, widths in rest)]
 
-# %% ../nbs/25c_mixtures.ipynb #5a9307f5
+# %% ../nbs/25c_mixtures.ipynb #2c0a7c5b
 class MoE(RoundMethod):
-    "A mixture of experts of fixed size (ALMA section 5.6)."
+    "A mixture of experts of fixed size."
     name = 'moe'
     reference_patience = {'mlp': (100, 1e-3)}
     reference_nesterov = True
@@ -292,7 +292,7 @@ class MoE(RoundMethod):
     def recorded(self, index): return {'leaves': self.net.leaves}, {}
 
 class GrowingMoE(MoE):
-    "gMoE: before every grow_every-th round the most used leaf of each layer is split (ALMA section 5.7)."
+    "gMoE: before every grow_every-th round the most used leaf of each layer is split."
     name = 'gmoe'
     reference_patience = {}
     grow_every: int = 1              # rounds between two growths

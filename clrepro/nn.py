@@ -15,7 +15,7 @@ from torch import nn
 
 from .rng import generator
 
-# %% ../nbs/07_nn.ipynb #e1d14423
+# %% ../nbs/07_nn.ipynb #77f3cbcd
 class Linear(nn.Module):
     "S affine maps side by side: (S, B, n_in) -> (S, B, n_out), one batched product."
     def __init__(self, size: int, n_in: int, n_out: int, dtype=torch.float32):
@@ -24,7 +24,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size, 1, n_out, dtype=dtype))
 
     def reset(self, index: int, g: torch.Generator) -> None:
-        "Uniform in ±sqrt(6 / (fan_in + fan_out)), bias 0 (BCL section 4), drawn in float32 whatever the dtype."
+        "Uniform in ±sqrt(6 / (fan_in + fan_out)), bias 0 (BCL as released), drawn in float32 whatever the dtype."
         n_in, n_out = self.weight.shape[1:]
         bound = math.sqrt(6 / (n_in + n_out))
         with torch.no_grad():
@@ -33,9 +33,9 @@ class Linear(nn.Module):
 
     def forward(self, x): return torch.baddbmm(self.bias, x, self.weight)  # (S, B, n_out)
 
-# %% ../nbs/07_nn.ipynb #4ca1ec60
+# %% ../nbs/07_nn.ipynb #c96f23b7
 def pixels(x: torch.Tensor, dtype) -> torch.Tensor:
-    "uint8 images as values in 0..1; anything else is already a value (BCL section 3.2: divided by 255, nothing else)."
+    "uint8 images as values in 0..1; anything else is already a value (BCL as released: divided by 255, nothing else)."
     return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
 # %% ../nbs/07_nn.ipynb #cccd6513
@@ -68,7 +68,7 @@ def cross_entropy(logits: torch.Tensor,  # (S, n, C)
     "Cross-entropy averaged over each seed's own rows."
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction='none').view(labels.shape).mean(1)
 
-# %% ../nbs/07_nn.ipynb #3fce56b6
+# %% ../nbs/07_nn.ipynb #652ca55e
 class Heads:
     "Which outputs belong to a row or a task. `width` is C outputs a task, or None for one head shared by all tasks."
     def __init__(self, n_outputs: int, width: int | None = None):
@@ -87,7 +87,7 @@ class Heads:
         return logits.gather(-1, columns), labels - first
 
     def mask(self, logits, task: int):
-        "Logits outside the task's slice set to -1e11 (BCL section 2)."
+        "Logits outside the task's slice set to -1e11 (BCL as released)."
         if self.width is None: return logits
         out = torch.full_like(logits, -1e11)
         mine = slice(task * self.width, (task + 1) * self.width)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['STYLE', 'slug', 'filter_style', 'Entry', 'sha256', 'report_html', 'build']
 
-# %% ../nbs/20a_page.ipynb #a3be9e8d
+# %% ../nbs/20a_page.ipynb #c9205a5a
 import base64
 import hashlib
 import html
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from .core import DataError, atomic_write, root
@@ -18,7 +19,7 @@ from .ledgers import LEDGERS
 from .markup import code_style, figure_html, html_table, notebook_html
 from .papers import PAPERS
 from .report import UNITS, data_line, overview_rows, provenance_rows, ran_rows, results_below, signed, verdict_counts, verdict_rows
-from .results import VERDICTS, dumps, load
+from .results import VERDICTS, dumps, fingerprint, load
 from .tables import LEDGER_HEADER, ledger_rows, note, sections
 
 # %% ../nbs/20a_page.ipynb #a26858b8
@@ -69,13 +70,16 @@ def _boxes(group: str, legend: str, boxes: list) -> str:
     ticks = '\n'.join(f'<label><input type="checkbox" id="{box}" autocomplete="off"> {html.escape(text)}</label>' for box, text in boxes)
     return f'<fieldset id="{group}"><legend>{legend}</legend>\n{ticks}\n</fieldset>'
 
-# %% ../nbs/20a_page.ipynb #636f9778
+# %% ../nbs/20a_page.ipynb #2aba7b26
 @dataclass
 class Entry:
     "A result and what is shown beside it."
     results: dict
     figures: dict = field(default_factory=dict)  # {name: {'svg': bytes, 'png': bytes}}
     notebook: Path | None = None                 # executed
+
+    @cached_property
+    def article(self) -> str: return _result(self)
 
 def _fold(title: str, *parts: str, shown: bool = False) -> str:
     return f'<details class="rest"{" open" * shown}><summary>{html.escape(title)}</summary>\n' + '\n'.join(parts) + '\n</details>'
@@ -111,10 +115,10 @@ def _section(name: str, number: int, entries: list) -> str:
     parts = [f'<h2>{esc(paper.title if paper else name)}</h2>']
     links = ' '.join(f'<a href="{esc(link)}">{esc(link)}</a>' for link in paper.links) if paper else ''
     if paper: parts.append(f'<p class="rest">{esc(paper.citation)} {links}</p>')
-    parts += map(_result, entries) if entries else ['<p>Not run yet.</p>']
+    parts += [entry.article for entry in entries] or ['<p>Not run yet.</p>']
     return f'<section id="{esc(name)}" class="p-{number}">\n' + '\n'.join(parts) + '\n</section>'
 
-# %% ../nbs/20a_page.ipynb #77dae0c3
+# %% ../nbs/20a_page.ipynb #78bdb1cc
 def _marked(header: list, rows: list, papers: list, **options) -> str:
     "A table whose rows begin with a paper's name."
     return html_table(header, rows, [f'p-{papers.index(row[0])}' for row in rows], **options)
@@ -153,22 +157,23 @@ misses stand beside hits.</p>
 {''.join(f'<p><strong>Not shown:</strong> {html.escape(problem)}</p>' for problem in problems)}
 {boxes}
 <h2 class="rest">Verdicts by paper</h2>
-<div class="rest">{_marked(*overview_rows(every), papers)}</div>
+<div class="rest">{_marked(*overview_rows(every), papers, cards=True)}</div>
 <h2 class="rest">What ran on what</h2>
-<div class="rest">{_marked(*ran_rows(every), papers)}</div>
+<div class="rest">{_marked(*ran_rows(every), papers, cards=True)}</div>
 <ul>{contents}</ul>
 {shown}
 </body>
 </html>
 '''
 
-# %% ../nbs/20a_page.ipynb #3e70d739
+# %% ../nbs/20a_page.ipynb #bf9797fb
 def _by_number(path: Path) -> tuple: return tuple(int(part) if part.isdigit() else part for part in re.split(r'(\d+)', path.stem))
 
-def _figures(folder: Path) -> dict:
-    "{name: {form: bytes}} of the figures in `folder`, fig2 before fig10."
-    found: dict[str, dict] = {}
-    for path in sorted([*folder.glob('*.svg'), *folder.glob('*.png')], key=_by_number): found.setdefault(path.stem, {})[path.suffix[1:]] = path.read_bytes()
+def _figures(folder: Path, results: dict) -> dict:
+    "{name: {form: bytes}} of the figures of these results in `folder`, fig2 before fig10; what an earlier run left is not among them."
+    found, mark = {}, fingerprint(results)['configs'].encode()
+    for path in sorted([*folder.glob('*.svg'), *folder.glob('*.png')], key=_by_number):
+        if mark in (data := path.read_bytes()): found.setdefault(path.stem, {})[path.suffix[1:]] = data
     return found
 
 def _notebook(folder: Path, name: str) -> Path | None:
@@ -176,15 +181,24 @@ def _notebook(folder: Path, name: str) -> Path | None:
     committed = [PAPERS[name].path] if name in PAPERS and folder == root()/'figures'/name else []
     return next((path for path in [folder/f'{name}.ipynb', *committed] if path.is_file()), None)
 
+def _entry(folder: Path) -> Entry:
+    "The result in `folder`, ready to be shown. Raises DataError."
+    results = load(folder)
+    try:
+        entry = Entry(results, _figures(folder, results), _notebook(folder, results['paper']))
+        entry.article  # noqa: B018  (made here: what can't be shown is this result's own problem)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f'{folder}: cannot be shown ({type(error).__name__}: {error}). Run it again: clrepro reproduce {results["paper"]}') from error
+    return entry
+
 def build(folder=None,          # None: figures/ of the project
           strict: bool = True,  # a broken results.json is an error; else a line on the page
           ) -> Path:
     "Write `folder`/report.html from the results, figures and notebooks below it. Raises DataError where a results.json is broken, DiskError."
     folder, entries, problems = Path(folder or root()/'figures'), [], []
     for place in results_below(folder):
-        try: results = load(place)
+        try: entries.append(_entry(place))
         except DataError as error:
             if strict: raise
             problems.append(str(error).replace(f'{folder}/', ''))
-        else: entries.append(Entry(results, _figures(place), _notebook(place, results['paper'])))
     return atomic_write(folder/'report.html', report_html(entries, problems))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-# %% ../nbs/18b_progress.ipynb #dc6086a9
+# %% ../nbs/18b_progress.ipynb #f8687030
 @dataclass
 class Tally:
     "What the events so far amount to."
@@ -23,9 +23,11 @@ class Tally:
     done: dict = field(default_factory=dict)   # {cell: the share that is done}
     latest: str = ''
     steps: str = ''                            # of the latest cell
+    notes: list = field(default_factory=list)  # lines to be said once
 
     def update(self, event: dict) -> None:
-        "Take in one event of kind plan, start, loss, task or end."
+        "Take in one event of kind plan, start, loss, task, end or note."
+        if event['kind'] == 'note': self.notes.append(event['text'])
         if event['kind'] == 'plan': self.cost |= event['cells']
         if 'cell' not in event: return
         cell, kind = event['cell'], event['kind']
@@ -46,7 +48,7 @@ class Tally:
         ended = sum(done == 1 for done in self.done.values())
         return f'{ended}/{len(self.cost)} cells  {self.latest} {self.steps}'.rstrip()
 
-# %% ../nbs/18b_progress.ipynb #a4787718
+# %% ../nbs/18b_progress.ipynb #d2a2f82c
 @dataclass
 class Row:
     "A paper on the display."
@@ -105,7 +107,9 @@ class Progress(threading.Thread):
         "Bring the display up to date."
         with self.lock:
             running = {label: row for label, row in self.rows.items() if row.path}
-            for row in running.values(): row.read()
+            for label, row in running.items():
+                row.read()
+                while row.tally.notes: self.say(f'{label}: {row.tally.notes.pop(0)}')
             if self.terminal:
                 self._wipe()
                 self._draw()

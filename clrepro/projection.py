@@ -41,7 +41,7 @@ def nonnegative_minimum(P: torch.Tensor,  # (S, t, t), symmetric positive defini
         if free.device.type == 'cpu' and torch.equal(free, before): break  # all are at their minimum; more rounds would change nothing
     return w * scale
 
-# %% ../nbs/09c_projection.ipynb #f013208e
+# %% ../nbs/09c_projection.ipynb #4993c836
 def products(left, right) -> torch.Tensor:
     """Inner products (S, n, k) float64 of gradients: lists, one entry a parameter, of (S, n, ...) and (S, k, ...).
 
@@ -62,7 +62,7 @@ def dual(gram,    # (S, t, t): GGᵀ
          dots,    # (S, t): Gg
          margin,  # a number or (S,)
          eps: float = 1e-3) -> torch.Tensor:  # (S, t)
-    "argmin_v ½ vᵀ(GGᵀ + eps I)v + gᵀGᵀv subject to v >= margin (BCL section 5.7)."
+    "argmin_v ½ vᵀ(GGᵀ + eps I)v + gᵀGᵀv subject to v >= margin (GEM's `model/gem.py`)."
     P = gram.double() + eps * torch.eye(gram.shape[1], dtype=torch.float64, device=gram.device)
     margin = spread(margin, dots)
     return nonnegative_minimum(P, dots.double() + P.sum(2) * margin) + margin
@@ -87,7 +87,7 @@ def project_on_one(gradient,   # list of (S, ...)
     dot, square = products(past, [g[:, None] for g in gradient])[..., 0], products(past, past)[..., 0]
     return combine(gradient, past, torch.where(dot < 0, -dot / square, 0.))
 
-# %% ../nbs/09c_projection.ipynb #3f443f4a
+# %% ../nbs/09c_projection.ipynb #e7219dd9
 class Projected(Replay):
     "Base: a step along the batch's gradient, turned by the gradients of earlier tasks."
     def loss_and_gradient(self, x, y, replayed: bool = False):
@@ -102,7 +102,7 @@ class Projected(Replay):
         return loss
 
 class AGEM(Projected):
-    "A-GEM (BCL section 5.7): the one constraint is the gradient on a replay from all earlier tasks."
+    "A-GEM: the one constraint is the gradient on a replay from all earlier tasks."
     name = 'agem'
     replay_batch_size: int = 128  # r: samples replayed a batch, fewer where memory holds fewer
 
@@ -124,7 +124,7 @@ class AGEM(Projected):
         return loss, project_on_one(gradient, reference)
 
 class GEM(Projected):
-    """Gradient episodic memory (BCL section 5.7): a constraint a task, the gradient on the whole ring of each earlier task.
+    """Gradient episodic memory (arXiv:1706.08840): a constraint a task, the gradient on the whole ring of each earlier task.
 
     `memory_strength` is the margin: the least weight of each earlier task's gradient in a step that is projected.
     """

@@ -14,9 +14,9 @@ from .memory import Rings
 from .methods import Finetune, distillation
 from .nn import descend, evaluating, spread
 
-# %% ../nbs/09b_regularised.ipynb #99e7992e
+# %% ../nbs/09b_regularised.ipynb #2f437e8f
 class EWC(Finetune):
-    "Elastic weight consolidation (BCL section 5.7). The loss that `step` returns is the batch's CE, without the penalty."
+    "Elastic weight consolidation. The loss that `step` returns is the batch's CE, without the penalty."
     name = 'ewc'
     memory_strength: float = 3.0  # λ: weight of the penalty
     n_memories: int = 10          # samples of a task that its Fisher information is taken from, its first
@@ -74,9 +74,9 @@ class EWC(Finetune):
         self.memory.load_state_dict(state['memory'])
         self.stiffness, self.anchor = state['stiffness'], state['anchor']
 
-# %% ../nbs/09b_regularised.ipynb #a4809c8a
+# %% ../nbs/09b_regularised.ipynb #0fe5af48
 class LwF(Finetune):
-    "Learning without forgetting (BCL section 5.7)."
+    "Learning without forgetting (BCL ledger T9)."
     name = 'lwf'
     memory_strength: float = 1.0  # λ: weight of the distillation term
     temperature: float = 5.0      # τ: softens both sides of the distillation
@@ -114,9 +114,9 @@ class LwF(Finetune):
         super().load_state_dict(state)
         with torch.no_grad(): torch._foreach_copy_(self.frozen_state, state['frozen'])
 
-# %% ../nbs/09b_regularised.ipynb #87cb435b
+# %% ../nbs/09b_regularised.ipynb #85830dea
 class Independent(Finetune):
-    "One network a task: `net` is a list of them (BCL section 5.7). Tasks not learned yet are answered by their network as it was drawn."
+    "One network a task: `net` is a list of them (GEM's `model/independent.py`). Tasks not learned yet are answered by their network as it was drawn."
     name = 'independent'
     per_task = True
     warm_start: bool = False  # a task's network starts as the last task's ended

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'VERDICT_HEADER', 'UNITS', 'signed', 'verdict_rows', 'verdict_counts', 'verdict_table', 'data_line',
-           'verdict_box', 'provenance_rows', 'provenance_table', 'overview_rows', 'results_below', 'ran_rows',
-           'readme_blocks', 'fill', 'update_readme']
+           'verdict_box', 'training_hours', 'provenance_rows', 'provenance_table', 'overview_rows', 'results_below',
+           'ran_rows', 'readme_blocks', 'fill', 'update_readme']
 
 # %% ../nbs/20_report.ipynb #e64571c7
 import html
@@ -80,13 +80,16 @@ def verdict_box(results: dict | None) -> str:
     if any(entry['standin'] for entry in results['data']): lines += ['', 'Stand-in data: nothing here can be compared with the paper.']
     return '\n'.join(f'> {line}'.rstrip() for line in lines)
 
-# %% ../nbs/20_report.ipynb #fb20728f
+# %% ../nbs/20_report.ipynb #ef8c3099
+def training_hours(results: dict) -> float: return sum(run['seconds'] for run in results['runs']) / 3600
+
 def provenance_rows(results: dict) -> list:
     "[(what, value)] of everything a result was made with."
     made = results['provenance']
     seeds = sorted({run['seed'] for run in results['runs']})
     rows = [('profile', results['profile']), ('commit', made['commit'] or 'not from a checkout'), ('started', made['started']),
-            ('seconds', f'{made["seconds"]:,.0f}'), ('device', made['device']), ('threads a process', made['threads']),
+            ('seconds', f'{made["seconds"]:,.0f}, what was recorded before not counted'), ('hours of training', f'{training_hours(results):.2f}, all runs'),
+            ('device', made['device']), ('threads a process', made['threads']),
             ('seeds', ', '.join(map(str, seeds))),
             ('versions', ', '.join(f'{name} {version}' for name, version in made['versions'].items()))]
     for entry in results['data']:
@@ -103,7 +106,7 @@ def provenance_table(results: dict) -> str:
     "Commit, device, seeds, versions, data sets with hash and source, as a Markdown table."
     return _table(['provenance', ''], provenance_rows(results))
 
-# %% ../nbs/20_report.ipynb #f2e45041
+# %% ../nbs/20_report.ipynb #e294a8d7
 UNITS = 'Computed from the runs. Accuracies and their differences are fractions: 0.08 is 8 points.'
 
 def overview_rows(results_list: list) -> tuple[list, list]:
@@ -123,8 +126,8 @@ def ran_rows(results_list: list) -> tuple[list, list]:
     "(header, rows): what ran on what, a row a result; hours are those of training, summed over runs."
     rows = []
     for results in results_list:
-        made, seconds = results['provenance'], sum(run['seconds'] for run in results['runs'])
-        rows.append([results['paper'], results['profile'], data_line(results), _seed_count(results), len(results['runs']), f'{seconds / 3600:.2f}',
+        made = results['provenance']
+        rows.append([results['paper'], results['profile'], data_line(results), _seed_count(results), len(results['runs']), f'{training_hours(results):.2f}',
                      f'{made["device"]}, {made["threads"]} thread{"s" * (made["threads"] != 1)} a process', (made['commit'] or '–')[:12], made['started']])
     return ['paper', 'profile', 'data', 'seeds', 'runs', 'hours of training', 'device', 'commit', 'started'], rows
 

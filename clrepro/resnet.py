@@ -88,7 +88,7 @@ class Body(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))  # (B, S*C)
         return self.fc(x.unflatten(1, (len(self.fc.weight), -1)).transpose(0, 1))
 
-# %% ../nbs/07b_resnet.ipynb #04c7c062
+# %% ../nbs/07b_resnet.ipynb #6716d787
 class ResNet(nn.Module):
     "Images as `pictures` takes them -> (S, B, n_outputs). normalise='imagenet' standardises by ImageNet's mean and std after that."
     batch_statistics = True  # rows of one pass are normalised together, so separate passes stay separate (BCL T14)
@@ -131,7 +131,7 @@ class ResNet(nn.Module):
     def forward(self, x): return self.one_by_one(x) if x.device.type == 'cpu' and len(x) > 1 else self.folded(x)
 
 class ReducedResNet18(ResNet):
-    "nf filters after the stem, 3x3 with stride 1, then max-pool; takes 28x28, 32x32 and 84x84 alike (BCL section 4)."
+    "nf filters after the stem, 3x3 with stride 1, then max-pool; takes 28x28, 32x32 and 84x84 alike (BCL as released)."
     def __init__(self, seeds, n_outputs: int, channels: int = 3, nf: int = 20, dtype=torch.float32, normalise: str = 'none', part: int = 0):
         super().__init__(seeds, Body(len(seeds), n_outputs, channels, nf, 3, 1, dtype), channels, dtype, normalise, part)
 

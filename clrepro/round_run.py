@@ -34,7 +34,7 @@ class Round:
         if rows is not None: table = table[rows.to(self.device)]
         for numbers in table.split(chunk or CHUNK[self.device.type], 1): yield self.stream.batch(numbers, self.dtype)
 
-# %% ../nbs/25_round_run.ipynb #7705a05f
+# %% ../nbs/25_round_run.ipynb #2417c4b1
 UNTRAINED = ('chance', 'network', 'no')
 
 class RoundRun:
@@ -243,7 +243,7 @@ class RoundRun:
         return [first] * waiting + [1 - a for a in self.matrix[i, waiting:, 0].tolist()]
 
     def metrics(self, i: int) -> dict:
-        "acc = 1 - final error; the cumulative error and what it is of, by each way to count the untrained predictor (ALMA section 7)."
+        "acc = 1 - final error; the cumulative error and what it is of, by each way to count the untrained predictor (ledger 2)."
         sums = {how: [e for e in self.errors(i, how) if e is not None] for how in UNTRAINED}
         counted = sums[self.method.count_untrained]
         final = 1 - self.matrix[i, -1, 0].item()
@@ -251,7 +251,7 @@ class RoundRun:
                 'anytime_error': sum(counted) / len(counted), 'final_error': final, **{f'cer_{how}': sum(errors) for how, errors in sums.items()}}
 
     def recorded(self, i: int) -> tuple:
-        "More fields and arrays of the record (ALMA section 7); costs are those of the seed until it stopped."
+        "More fields and arrays of the record; costs (ledger 17) are those of the seed until it stopped."
         costs = {name: int(value[i].item()) for name, value in self.costs.items()}
         fields, arrays = self.method.recorded(i)
         validated = torch.tensor([row['validation_accuracy'] for row in self.rounds[i]], dtype=torch.float64).numpy()  # (fits, k)

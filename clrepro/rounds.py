@@ -16,7 +16,7 @@ from .nn import cross_entropy, evaluating, spread
 from .rng import generator
 from .round_run import UNTRAINED, RoundRun
 
-# %% ../nbs/25_rounds.ipynb #1b48292a
+# %% ../nbs/25_rounds.ipynb #71e0f5a6
 QUIRKS = ('nesterov', 'patience', 'firefly_head', 'firefly_rho', 'firefly_threshold', 'bagging_members')
 
 class RoundMethod(Method):
@@ -171,11 +171,11 @@ class RoundMethod(Method):
         return {}, {}
 
 class Single(RoundMethod):
-    "One network, fine-tuned round after round (ALMA section 5.2)."
+    "One network, fine-tuned round after round."
     name = 'single'
 
 class Scratch(Single):
-    "One network, drawn anew at each round (ALMA section 5.2)."
+    "One network, drawn anew at each round."
     name = 'scratch'
     init_from_scratch: bool = True     # all parameters are drawn anew at each round
 

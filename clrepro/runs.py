@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WORK', 'resolve_device', 'Cell', 'Group', 'groups_of', 'complete', 'start_worker', 'tell', 'work', 'Tail',
-           'spread_out', 'execute', 'Bar', 'watch', 'run']
+           'spread_out', 'runs_folder', 'execute', 'Bar', 'watch', 'run']
 
-# %% ../nbs/13_runs.ipynb #dd080be8
+# %% ../nbs/13_runs.ipynb #0a303da6
 import json
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from .catalogue import known_methods, known_streams, resolve, suited
-from .core import ClreproError, UsageError, closest, digest, parse_seeds
+from .core import KernelError, UsageError, closest, digest, parse_seeds, root
 from .engine import Checkpoint, Run, Training, build_method
 from .metrics import summary
 from .records import Store, class_code
@@ -205,9 +205,9 @@ class Tail(threading.Thread):
         self.done.set()
         self.join()
 
-# %% ../nbs/13_runs.ipynb #f77158f8
+# %% ../nbs/13_runs.ipynb #65b3c87f
 def spread_out(cells, jobs: int, device: str, data: str, folder, every: float, on_event) -> list[list[dict]]:
-    "The records of each cell, computed by `jobs` forked workers. Raises ClreproError if one dies; finished records are kept."
+    "The records of each cell, computed by `jobs` forked workers. Raises KernelError if one dies; finished records are kept."
     with TemporaryDirectory() as temporary, lent():
         events = Path(temporary)/'events.jsonl'
         events.touch()
@@ -220,17 +220,22 @@ def spread_out(cells, jobs: int, device: str, data: str, folder, every: float, o
             for future in as_completed(futures): out[futures[future]] = future.result()
             return out
         except BrokenProcessPool as error:
-            raise ClreproError('a worker process died (killed, or out of memory); what was finished is recorded, run the same command again') from error
+            raise KernelError('a worker process died (killed, or out of memory); what was finished is recorded, run the same command again, '
+                              'with --jobs 1 if memory is short') from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()): process.terminate()
             tail.finish()
 
+def runs_folder(paper: str) -> Path:
+    "Where a paper's records are kept: below `$CLREPRO_RUNS`, else `runs` in the project's root."
+    return Path(os.environ.get('CLREPRO_RUNS') or root()/'runs')/paper
+
 def execute(cells,                  # the plan
             store=None,             # folder of records; None keeps nothing
             device: str = 'auto',   # auto, cpu, cuda or cuda:N
             data: str = 'auto',     # auto, real or standin
-            jobs: int = 0,          # processes; 0: one a core on the CPU, one on CUDA
+            jobs: int = 0,          # processes on the CPU, 0: one a core; CUDA always has one
             fresh: bool = False,    # forget what is recorded of this plan
             on_event=None,          # called with each event
             every: float = 20.0,    # seconds between two checkpoints
@@ -257,6 +262,7 @@ def execute(cells,                  # the plan
     out = []
     for i, group in enumerate(groups):
         records = results[i] if i in results else [keeper.get(key) for key in group.keys]
+        if None in records: records = complete(group.cell, device, data, keeper, on_event, every)  # another runner has begun anew
         out += [record | {'variant': group.cell.variant} for record in records]
     return out
 

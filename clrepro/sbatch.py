@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['PLANS', 'TEMPLATE', 'cells_of', 'options', 'text_of', 'elements', 'run_cell', 'script', 'write_script']
 
-# %% ../nbs/26e_sbatch.ipynb #4c5476fb
+# %% ../nbs/26e_sbatch.ipynb #79b7850d
 import shlex
 from importlib import import_module
 from pathlib import Path
 
 from .core import UsageError, atomic_write, closest, root
-from .runs import execute
+from .runs import execute, runs_folder
 from .study import configure
 
-# %% ../nbs/26e_sbatch.ipynb #3dcf294b
+# %% ../nbs/26e_sbatch.ipynb #b6b855bc
 PLANS = {'anytime': 'clrepro.anytime_plan'}  # paper: module whose `plan(config)` needs nothing else
 
 def cells_of(paper: str, config) -> dict:
@@ -59,7 +59,7 @@ def run_cell(paper: str,
     config = configure(paper, **given)
     found = cells_of(paper, config)
     if name not in found: raise UsageError(closest(name, found, 'cell'))
-    return execute([found[name]], root()/'runs'/paper, config.device, config.data, 1, config.fresh)
+    return execute([found[name]], runs_folder(paper), config.device, config.data, 1, config.fresh)
 
 # %% ../nbs/26e_sbatch.ipynb #b0e1afae
 TEMPLATE = '''#!/bin/bash

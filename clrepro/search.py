@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'BLOCK', 'FREE', 'GENERIC', 'Range', 'Space', 'read_range', 
            'trials_in', 'objective', 'search', 'said_of', 'importance', 'table', 'parallel_figure', 'place', 'ends',
            'importance_figure', 'write', 'best_line']
 
-# %% ../nbs/31d_search.ipynb #7b21166b
+# %% ../nbs/31d_search.ipynb #e29fea68
 import csv
 import fcntl
 import io
@@ -24,10 +24,10 @@ import torch
 
 import clrepro
 from . import style
-from .core import ClreproError, UsageError, atomic_write, closest, coerce, digest, parse_seeds, root
+from .core import ClreproError, UsageError, atomic_write, closest, coerce, digest, parse_seeds
 from .papers import PAPERS
 from .rng import generator
-from .runs import Cell, execute, known_methods, known_streams, resolve, watch
+from .runs import Cell, execute, known_methods, known_streams, resolve, runs_folder, watch
 
 # %% ../nbs/31d_search.ipynb #12423b98
 KINDS = ('int', 'float', 'choice')
@@ -180,7 +180,7 @@ def find_file(paper: str, file) -> Path:
     if Path(file).is_file(): return Path(file)
     raise UsageError(f'{file}: no such file' + (f'; shipped searches: {", ".join(sorted(shipped))}' if shipped else ''))
 
-# %% ../nbs/31d_search.ipynb #82fc6def
+# %% ../nbs/31d_search.ipynb #04ca17b5
 def optuna_quietly():
     "The library, without its log. Raises ClreproError where it is missing."
     try: import optuna
@@ -247,7 +247,7 @@ def search(sought: Sought,
         while len(study.trials) < (trials or space.trials):
             number, params = len(study.trials), suggest(space, study.trials)
             tell = lambda event: send({'paper': sought.paper} | event)
-            records = execute([sought.cell(params)], store or root()/'runs'/sought.paper, device, data, 1, on_event=tell)
+            records = execute([sought.cell(params)], store or runs_folder(sought.paper), device, data, 1, on_event=tell)
             found = objective(records)
             facts = {'seconds': sum(record['seconds'] for record in records), 'keys': [record['config_hash'] for record in records]}
             study.add_trial(finished(space, params, **found | facts))

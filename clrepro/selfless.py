@@ -47,9 +47,9 @@ def importance(net, heads, x, y) -> tuple:
     omega = [part for h, d in zip(inputs, deltas) for part in (h.detach().abs().transpose(1, 2) @ d, d.sum(1, keepdim=True))]
     return omega, [g.sum(1) for g in units]
 
-# %% ../nbs/23d_selfless.ipynb #9acd10d7
+# %% ../nbs/23d_selfless.ipynb #a71c6188
 class Selfless(SparseMethod):
-    "Inhibition between active neurons, and a penalty on changes of important parameters (section 5.5). MLP only."
+    "Inhibition between active neurons, and a penalty on changes of important parameters. MLP only."
     name = 'selfless'
     sparsify: bool = False
     lambda_ssl: float = 1e-3    # λ_SSL: weight of the inhibition

@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/12b_slots.ipynb #f99294b3
+# %% ../nbs/12b_slots.ipynb #2243a8fb
 FOLDER, HELD = 'CLREPRO_SLOTS', 'CLREPRO_SLOT'  # the folder; the descriptor of the slot that this process was started with
 _held = [int(os.environ.pop(HELD))] if HELD in os.environ else []
 
@@ -22,7 +22,12 @@ def _forked() -> None:
 
 os.register_at_fork(after_in_child=_forked)
 
-def cores() -> int: return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+def cores(limit='/sys/fs/cgroup/cpu.max') -> int:
+    "How many cores this process may use: those of its affinity, at most a container's quota."
+    n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    try: quota, period = map(int, Path(limit).read_text().split())
+    except (OSError, ValueError): return n  # no container, or one without a quota: max
+    return max(1, min(n, quota // period))
 
 def make(folder, n: int) -> None:
     "Lay out `n` slots."

@@ -15,9 +15,9 @@ from .sparse_plan import ALONE, CIFARS, COMPARED, MASKED, METHODS, PAIR, PERMUTE
 from .style import label
 from .tables import markdown, mean_std
 
-# %% ../nbs/24b_sparse_claims.ipynb #e13ae418
+# %% ../nbs/24b_sparse_claims.ipynb #01dc62b9
 def forgetting(R) -> float:
-    "F of section 7: best accuracy ever minus the final one, mean over the earlier tasks; never negative."
+    "F, forgetting: best accuracy ever minus the final one, mean over the earlier tasks; never negative."
     R = matrix(R)
     return float((R[:, :-1].max(0) - R[-1, :-1]).mean())
 
@@ -40,9 +40,9 @@ def below(quantity: Quantity, bound: float) -> Quantity:
     "bound - quantity: the claim `quantity < bound` is this with margin 0."
     return lambda table: {seed: bound - x for seed, x in quantity(table).items()}
 
-# %% ../nbs/24b_sparse_claims.ipynb #dd0627ae
+# %% ../nbs/24b_sparse_claims.ipynb #ce0c933a
 INFLATED = 0.989
-REPORTED = {  # ACC of the committed runs (section 8.1): variant: (dense, sparse)
+REPORTED = {  # ACC of the original's committed runs (`results/*.pkl`): variant: (dense, sparse)
     'published': (0.6567, 0.8663), 'published_2_layers': (0.4797, 0.6100), 'published_cnn': (0.5278, 0.6096),
 }
 STATIC = 'kwinners_sparse_weights'  # what `dynamic` is without growth and with η = 1
@@ -97,7 +97,7 @@ WHERE = {  # setting: Δ
        for which, sparse in (('', 'kwinners'), (', k = 4, weights 50 % on', STATIC))},
 }
 
-# %% ../nbs/24b_sparse_claims.ipynb #51c04f6b
+# %% ../nbs/24b_sparse_claims.ipynb #ad45dc68
 def two_arms(density: str) -> dict:
     "{(growth, η): arm} of the 2 x 2 at a density, '0.5' or '0.1'."
     main, before = ('main', '') if density == '0.5' else (f'density_{density}', f'density_{density}_')
@@ -115,22 +115,22 @@ def claims(config,
            ) -> list:
     "The claims of a profile: C1-C4 of those that run the pair only, else all; settings, effects and CIFAR are open rows."
     if is_command(config.overrides): return []
-    rows = [Claim(name, text, quantity, margin, source='section 11.6', every_seed=name == 'C1')
+    rows = [Claim(name, text, quantity, margin, source='this project', every_seed=name == 'C1')
             for name, (text, quantity, margin) in CLAIMS.items() if deep(config) or name in QUICK]
     if not deep(config): return rows
     rows += published_claims() + (reported_claims() if config.profile == 'full' else [])
     opened = lambda name, text, quantity, source: Claim(name, text, quantity, kind='open', source=source)
-    rows += [opened(f'V{number}', f'Δ, {setting}', quantity, 'section 11.3') for number, (setting, quantity) in enumerate(WHERE.items(), 1)]
+    rows += [opened(f'V{number}', f'Δ, {setting}', quantity, 'this project') for number, (setting, quantity) in enumerate(WHERE.items(), 1)]
     effects = [(density, effect) for density in ('0.5', '0.1') for effect in EFFECTS]
     both = lambda density, effect: gap(*(two_arms(density)[factors] for factors in EFFECTS[effect]))
-    rows += [opened(f'G{number}', f'density {density}, {effect}: ACC', both(density, effect), 'section 11.4')
+    rows += [opened(f'G{number}', f'density {density}, {effect}: ACC', both(density, effect), 'this project')
              for number, (density, effect) in enumerate(effects, 1)]
     ran = {(cell.stream.name, cell.method.name, cell.variant) for cell in cells}
-    rows += [opened(f'I {stream} {net}', f'Δ, {stream}, {net}', gap((STATIC, variant), ('dense', variant), stream=stream), 'section 11.5')
+    rows += [opened(f'I {stream} {net}', f'Δ, {stream}, {net}', gap((STATIC, variant), ('dense', variant), stream=stream), 'this project')
              for stream in CIFARS for variant, net in (('main', 'MLP'), ('cnn', 'CNN')) if (stream, STATIC, variant) in ran]
     return rows
 
-# %% ../nbs/24b_sparse_claims.ipynb #e549d034
+# %% ../nbs/24b_sparse_claims.ipynb #4059fbf3
 DENSITIES = {'dynamic_budget': '0.02 to 0.1'} | dict.fromkeys(MASKED, '0.5')
 TOLD = tuple(method for method in COMPARED if getattr(METHODS[method], 'task_id_at_test', False))
 
@@ -153,14 +153,14 @@ def method_table(results: dict) -> str:
     header = ['method', 'density', 'task id at test', 'ACC %', 'LA %', 'FM %', 'n', 'chosen lr', 'ACC % there']
     return markdown(header, [cells for _, _, cells in sorted(lines, key=lambda line: line[:2])])
 
-GROWN = [  # density, growth, η, arm: section 11.4's table
+GROWN = [  # density, growth, η, arm: the rows of `growth_table`
     *((density, growth, f'{eta:g}', a) for density in ('0.1', '0.5') for (growth, eta), a in two_arms(density).items()),
     ('0.1', 'set', '1', ('dynamic', 'density_0.1_set')), ('0.1', 'rigl', '0.1, head not protected', ('dynamic', 'density_0.1_open_head')),
     ('0.1', 'rigl', '0', ('dynamic', 'density_0.1_frozen')), ('1', 'none', '0.1', ('dynamic', 'density_1')),
 ]
 
 def growth_table(results: dict) -> str:
-    "Section 11.4's table, as Markdown: ACC, LA and F after five tasks and after ten of the same runs."
+    "Growth and consolidation, as Markdown: ACC, LA and F after five tasks and after ten of the same runs."
     lines = []
     for tasks in (5, 10):
         for density, growth, eta, a in GROWN:

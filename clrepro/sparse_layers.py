@@ -14,13 +14,13 @@ from torch import nn
 from .core import UsageError
 from .rng import subsets
 
-# %% ../nbs/07c_sparse_layers.ipynb #c5db30e0
+# %% ../nbs/07c_sparse_layers.ipynb #302e6c9f
 def winners(z: torch.Tensor,           # (..., n)
             scores: torch.Tensor,      # (..., n), what ranks them
             k: int,                    # how many win in each row
             break_ties: bool = True,   # exactly k; False: all that reach the k-th score
             ) -> torch.Tensor:         # (..., n)
-    "z where its score is among the k largest along the last axis, 0 elsewhere; gradients pass through winners only (section 5.1)."
+    "z where its score is among the k largest along the last axis, 0 elsewhere; gradients pass through winners only."
     n, scores = z.shape[-1], scores.detach()
     if k >= n: return z
     if break_ties and 2 * k > n: return z.scatter(-1, scores.topk(n - k, largest=False, sorted=False).indices, 0)
@@ -28,7 +28,7 @@ def winners(z: torch.Tensor,           # (..., n)
     if break_ties: return torch.zeros_like(z).scatter_(-1, index, z.gather(-1, index))
     return torch.where(scores >= best.amin(-1, keepdim=True), z, 0)
 
-# %% ../nbs/07c_sparse_layers.ipynb #3d53a55a
+# %% ../nbs/07c_sparse_layers.ipynb #18ed6c23
 class KWinnersBase(nn.Module):
     "What the k-winner layers share. Buffers: duty_cycle (S, n), boost_strength (S,), samples (S,). Raises UsageError for values out of range."
     def __init__(self, size: int,                     # S
@@ -75,7 +75,7 @@ class KWinnersBase(nn.Module):
 
     @torch.no_grad()
     def entropy(self, k: int, n: int) -> torch.Tensor:
-        "Each seed's Σ h(d_i) over its largest possible value n h(k/n): (S,), 1 where all units win equally often (section 5.1)."
+        "Each seed's Σ h(d_i) over its largest possible value n h(k/n): (S,), 1 where all units win equally often."
         h = lambda p: -torch.special.xlogy(p, p) - torch.special.xlogy(1 - p, 1 - p)
         target = torch.tensor(k / n, dtype=self.duty_cycle.dtype, device=self.duty_cycle.device)
         return h(self.duty_cycle.clamp(0, 1)).mean(1) / h(target)
@@ -88,7 +88,7 @@ class KWinnersBase(nn.Module):
     def extra_repr(self): return f'seeds={len(self.samples)}, n={self.n}, percent_on={self.percent_on}, k_inference_factor={self.k_inference_factor}'
 
 class KWinners(KWinnersBase):
-    "The k largest of n units pass: (S, B, n) -> (S, B, n) (section 5.1)."
+    "The k largest of n units pass: (S, B, n) -> (S, B, n)."
     def inference_k(self, n, k): return int(k * self.k_inference_factor)
 
     def broadcast(self, boost): return boost[:, None]
@@ -106,9 +106,9 @@ def update_boost_strength(module: nn.Module) -> None:
     "For `net.apply`, once an epoch at its start: β ← γ β in each k-winner layer."
     if isinstance(module, KWinnersBase): module.update_boost_strength()
 
-# %% ../nbs/07c_sparse_layers.ipynb #dfbcf747
+# %% ../nbs/07c_sparse_layers.ipynb #a531604c
 class KWinners2d(KWinnersBase):
-    "The k largest of n channels at each place (local=True), or of all units of a sample: (B, S*n, H, W) -> the same shape and layout (section 5.2)."
+    "The k largest of n channels at each place (local=True), or of all units of a sample: (B, S*n, H, W) -> the same shape and layout."
     def __init__(self, size: int, channels: int, *args, local: bool = False, **options):
         super().__init__(size, channels, *args, **options)
         self.local = local
@@ -131,7 +131,7 @@ class KWinners2d(KWinnersBase):
 
     def extra_repr(self): return f'{super().extra_repr()}, local={self.local}' + (f', k={self.k(self.n)}' if self.local else '')
 
-# %% ../nbs/07c_sparse_layers.ipynb #e74fe22d
+# %% ../nbs/07c_sparse_layers.ipynb #32d024c1
 class SparseWeights(nn.Module):
     """A linear layer `module`, weight (S, n_in, n_out), each of whose output units keeps few of its inputs.
 
@@ -185,7 +185,7 @@ class SparseWeights2d(SparseWeights):
     """The same around a convolution, weight (S, n_out, n_in, kernel, kernel).
 
     structure='element': each output channel keeps round(δ n_in kernel²) weights. 'channel': it keeps round(δ n_in) input channels, each with its whole kernel
-    (the channel-to-channel mask of section 5.5, after The Power of Sparsity in CNNs, arXiv:1702.06257).
+    (the channel-to-channel mask of The Power of Sparsity in CNNs, arXiv:1702.06257).
     """
     def __init__(self, module, weight_sparsity=None, sparsity=None, seeds=None, index=0, structure: str = 'element'):
         if structure not in ('element', 'channel'): raise UsageError(f"structure={structure!r}: expected 'element' or 'channel'")

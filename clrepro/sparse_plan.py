@@ -89,7 +89,7 @@ def published(method: str) -> dict:
     runs = {variant: experiment(names[PAIR.index(method)], record_stats=False) for variant, names in PUBLISHED.items()} if method in PAIR else {}
     return {variant: run.options for variant, run in runs.items()}
 
-# %% ../nbs/24_sparse_plan.ipynb #93e50a6a
+# %% ../nbs/24_sparse_plan.ipynb #cab7cd6a
 def deep(config) -> bool: return config.profile in ('study', 'full')
 
 def streams_of(config) -> list[str]:
@@ -110,7 +110,7 @@ def baselines(config, stream: str) -> list[str]:
     return {'icifar100_task': ['joint'], PERMUTED: list(CUMULATIVE)}.get(stream, list(CUMULATIVE) if stream.endswith('_task') else [])
 
 def cifar_settings(profile: str, method: str, cnn: bool) -> dict:
-    "Section 11.5's sizes, the release's in `full`; weights are sparse only with methods that are about them."
+    "The `_small` experiments' sizes, the release's in `full`; weights are sparse only with methods that are about them."
     name = ('DEFAULT' if cnn else 'Cifar100MLP') + ('' if profile == 'full' else '_small')
     options = experiment(name, sparsify=method not in ('dense', *CUMULATIVE)).options
     if METHODS[method].weight_sparsity_fc == 1: options = {key: value for key, value in options.items() if not key.startswith('weight_sparsity')}

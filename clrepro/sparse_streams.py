@@ -35,7 +35,7 @@ class HeldOut:
         found = load(self.dataset, self.source)
         return replace(found, test_images=found.train_images, test_labels=found.train_labels) if self.validation else found
 
-# %% ../nbs/05c_sparse_streams.ipynb #b6e60904
+# %% ../nbs/05c_sparse_streams.ipynb #6c766b84
 def permutation(seed: int, n: int) -> np.ndarray:
     "0..n-1 as NumPy's legacy generator shuffles it."
     order = np.arange(n)
@@ -45,7 +45,7 @@ def permutation(seed: int, n: int) -> np.ndarray:
 def padded_order(n: int,         # positions
                  multiple: int,  # the batch size
                  ) -> np.ndarray:
-    "The original's order of n samples: the first ones once more in front until the number is a multiple, then one shuffle with seed 0 (section 3)."
+    "The original's order of n samples: the first ones once more in front until the number is a multiple, then one shuffle with seed 0 (its `train_net`)."
     missing = -n % multiple
     return np.concatenate([np.arange(missing), np.arange(n)])[permutation(0, n + missing)]
 

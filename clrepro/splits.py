@@ -93,11 +93,11 @@ class IndexStream(ImageStream):
             x, y = self.gather(self.test_set, index.clamp(min=0))
             yield x, y, valid
 
-# %% ../nbs/05b_splits.ipynb #4e4e24ae
+# %% ../nbs/05b_splits.ipynb #01197e56
 class SplitStream(IndexStream):
     """The classes of a set, `classes_per_task` at a time: a head a task (scenario `task`) or one head for all (`class`).
 
-    Task t owns labels [tC, (t+1)C) after relabelling (BCL section 3.5); `class_order` is `sorted` or `shuffled` by `task_seed`.
+    Task t owns labels [tC, (t+1)C) after relabelling; `class_order` is `sorted` or `shuffled` by `task_seed`.
     """
     name = 'split'
     use: float = 1.0               # training samples a task: a fraction up to 1, a count above
@@ -150,7 +150,7 @@ class SplitStream(IndexStream):
         shuffled = torch.randperm(n, generator=generator(0, 'test order')).numpy()
         return [[pool[:self.n_test or n] for pool in pools] for pools in self.pools(np.asarray(self.images.test_labels), shuffled)]
 
-# %% ../nbs/05b_splits.ipynb #2b4a2c4e
+# %% ../nbs/05b_splits.ipynb #59b67461
 class SplitMnistTask(SplitStream):
     "Split MNIST, five tasks of two digits, a head a task."
     name = 'split_mnist_task'
@@ -161,7 +161,7 @@ class SplitMnistClass(SplitStream):
     scenario: str = 'class'        # task: the task's own outputs are known at test; class: all compete
 
 class ShuffledSplit(SplitStream):
-    "Splits of BCL sections 3.5 and 3.6: the class order of seed 0, the first three tasks for validation."
+    "Splits as BCL released that of CIFAR100: the class order of seed 0, the first three tasks for validation."
     class_order: str = 'shuffled'  # sorted, or shuffled by task_seed
     task_seed: int = 0             # draws the class order; -1: the run's own seed
     n_val_tasks: int = 3           # the first tasks, kept for choosing hyper-parameters
@@ -211,7 +211,7 @@ class MegabatchStream(IndexStream):
     @cached_property
     def test_pool(self): return [[self.test_order] * len(self.seeds)] * self.n_tasks
 
-# %% ../nbs/05b_splits.ipynb #ca2de5e3
+# %% ../nbs/05b_splits.ipynb #2f6ecdc8
 def _digest(tasks) -> str:
     "sha256 over the samples and labels of all tasks."
     hasher = hashlib.sha256()
@@ -220,7 +220,7 @@ def _digest(tasks) -> str:
     return hasher.hexdigest()
 
 class GemFileStream(Stream):
-    "Tasks from a file in the GEM format (BCL section 3.1): `data_path`/`data_file`; one head a task where their labels don't overlap."
+    "Tasks from a file in the GEM format: `data_path`/`data_file`; one head a task where their labels don't overlap."
     name = 'gem_file'
     use: float = 1.0               # training samples a task: a fraction up to 1, a count above
     n_val_tasks: int = 0           # the first tasks, kept for choosing hyper-parameters

@@ -16,11 +16,11 @@ from .data import load
 from .nn import Heads
 from .rng import generator, orders
 
-# %% ../nbs/05_streams.ipynb #a37df506
+# %% ../nbs/05_streams.ipynb #fb64b147
 def amount(use: float,      # up to 1: a fraction; above: a count
            available: int,
            ) -> int:
-    "How many of `available` samples `use` stands for (BCL section 2); never more than there are."
+    "How many of `available` samples `use` stands for; never more than there are."
     if use <= 0: raise UsageError(f'use={use}: expected a fraction up to 1 or a count above 1')
     return max(1, int(use * available)) if use <= 1 else min(int(use), available)
 
@@ -148,9 +148,9 @@ class PixelMapStream(ImageStream):
             shape = (len(self.seeds), len(index))
             yield self.move(images[index].expand(*shape, -1), task), labels[index].expand(shape), None
 
-# %% ../nbs/05_streams.ipynb #565b52f1
+# %% ../nbs/05_streams.ipynb #e3fcd513
 class PermutedStream(PixelMapStream):
-    "Permuted MNIST (BCL section 3.3): every task is permuted, there is no identity task; one shared head."
+    "Permuted MNIST (BCL as released): every task is permuted, there is no identity task; one shared head."
     name = 'permuted_mnist'
     opaque = True
     n_tasks: int = 20          # tasks to learn
@@ -168,9 +168,9 @@ class PermutedStream(PixelMapStream):
             per_seed.append(torch.stack(drawn[self.first:]))
         return torch.stack(per_seed, 1).to(self.device)
 
-# %% ../nbs/05_streams.ipynb #62f05ee8
+# %% ../nbs/05_streams.ipynb #e1181304
 class RotatedStream(PixelMapStream):
-    """Rotated MNIST (BCL section 3.4): task t draws an angle from the t-th of T equal bins of 0-180 degrees; nearest neighbour.
+    """Rotated MNIST (GEM's script): task t draws an angle from the t-th of T equal bins of 0-180 degrees; nearest neighbour.
 
     The tasks count the validation tasks too. Angles come from `manual_seed(task_seed)`.
     """

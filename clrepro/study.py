@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Config', 'configure', 'Study', 'stored_results', 'draw']
 
-# %% ../nbs/19b_study.ipynb #ac9c7358
+# %% ../nbs/19b_study.ipynb #13f45bfe
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,13 +13,13 @@ from itertools import product
 from pathlib import Path
 
 from .claims import evaluate
-from .core import UsageError, atomic_write, parse_seeds, root
+from .core import UsageError, atomic_write, parse_seeds
 from .engine import Training
 from .papers import PAPERS
 from .reproduce import plan
 from .results import assemble, fingerprint, load, provenance, save
 from .rows import write_csv
-from .runs import Cell, execute, known_methods, known_streams, resolve, resolve_device, watch
+from .runs import Cell, execute, known_methods, known_streams, resolve, resolve_device, runs_folder, watch
 from .tables import runs_csv, table_md
 
 # %% ../nbs/19b_study.ipynb #efdc03bc
@@ -67,7 +67,7 @@ def configure(paper: str, **given) -> Config:
                   tuple(parse_seeds(values['seeds'])) if values['seeds'] else (), values['live'], Path(values['out']), names('methods'),
                   names('streams'), names('only'), names('stages'), values['jobs'], values['fresh'], values['overrides'])
 
-# %% ../nbs/19b_study.ipynb #86c4626a
+# %% ../nbs/19b_study.ipynb #79373b17
 class Study:
     """Runs plans of one config, one after the other, and writes what came out: `with Study(config) as study: …`.
 
@@ -87,7 +87,7 @@ class Study:
     def records(self, cells) -> list[dict]:
         "Run a plan, skipping what is recorded."
         config = self.config
-        return execute(cells, root()/'runs'/config.paper, config.device, config.data, config.jobs, config.fresh,
+        return execute(cells, runs_folder(config.paper), config.device, config.data, config.jobs, config.fresh,
                        lambda event: self.send({'paper': config.paper} | event))
 
     def run(self, cells) -> None:

@@ -42,9 +42,9 @@ class TaskWeights(SparseMethod):
     def logits(self, x, task):
         with evaluating(self.net): return self.heads.mask(functional_call(self.net, self.effective(task), (x,)), task)
 
-# %% ../nbs/23c_masks.ipynb #8d25f36d
+# %% ../nbs/23c_masks.ipynb #47fb3257
 class PackNet(TaskWeights):
-    "Prune, retrain, freeze, task after task (section 5.5)."
+    "Prune, retrain, freeze, task after task (arXiv:1711.05769)."
     name = 'packnet'
     prune_first: float = 0.5          # fraction of a layer's weights pruned after the first task
     prune_later: float = 0.75         # fraction of the remaining ones after each later task
@@ -130,9 +130,9 @@ class PackNet(TaskWeights):
         self.retraining = bool(state['retraining'])
         self.allow()
 
-# %% ../nbs/23c_masks.ipynb #b9966f22
+# %% ../nbs/23c_masks.ipynb #ad677f80
 class Piggyback(TaskWeights):
-    "A mask a task on a random network that stays as it is (section 5.5)."
+    "A mask a task on a random network that stays as it is (arXiv:1801.06519)."
     name = 'piggyback'
     lr: float = 1e-4           # step size of Adam, on the real masks
     lr_decay: float = 0.1      # its factor in the second half of a task
@@ -215,9 +215,9 @@ class Piggyback(TaskWeights):
         self.learned = state['learned']
         self.binarise()
 
-# %% ../nbs/23c_masks.ipynb #62b5389b
+# %% ../nbs/23c_masks.ipynb #14dd6a5b
 class Superposition(TaskWeights):
-    "Parameter superposition with binary contexts (section 5.5)."
+    "Parameter superposition with binary contexts (arXiv:1902.05522)."
     name = 'superposition'
     contexts: str = 'binary'  # ±1 at random for each task, or ones: the dense network
 

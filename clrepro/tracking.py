@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['LONGEST', 'flattened', 'named', 'numbers', 'lifelong', 'MlflowSink']
 
-# %% ../nbs/31e_tracking.ipynb #e3c8065c
+# %% ../nbs/31e_tracking.ipynb #481c524e
 import json
 import os
 import re
 import time
 from pathlib import Path
 
-from .core import root
+from .runs import runs_folder
 
 # %% ../nbs/31e_tracking.ipynb #7cf790f4
 LONGEST = 500  # characters of a parameter
@@ -48,7 +48,7 @@ def lifelong(record: dict) -> dict:
         if row and sum(sizes[:t]): out[t] = sum(a * n for a, n in zip(row[:t], sizes)) / sum(sizes[:t])
     return out
 
-# %% ../nbs/31e_tracking.ipynb #6e446287
+# %% ../nbs/31e_tracking.ipynb #151dc392
 class MlflowSink:
     "Runs in MLflow: `send(event)`, `close()`. Raises RuntimeError where MLflow is missing."
     def __init__(self, folder):  # where `mlruns` goes; records are looked for there and in runs/<paper>
@@ -90,7 +90,7 @@ class MlflowSink:
 
     def records(self, cell: str, run: dict) -> list[Path]:
         "The records of a cell that were written since it started."
-        folders = {self.folder.resolve(), *([(root()/'runs'/run['paper']).resolve()] if run['paper'] else [])}
+        folders = {self.folder.resolve(), *([runs_folder(run['paper']).resolve()] if run['paper'] else [])}
         new = [path for folder in folders for path in folder.glob('????????????????.json') if path.stat().st_mtime >= run['since'] and path not in self.used]
         return [path for path in sorted(new) if self.of(cell, json.loads(path.read_text()))]
 

@@ -71,7 +71,7 @@ class Block(nn.Module):
         "Multiply-accumulates of a sample of side x side pixels through all leaves of one unit."
         return sum(conv.weight[0].numel() for conv in self.convs) * side**2
 
-# %% ../nbs/25b_vgg.ipynb #51257ee7
+# %% ../nbs/25b_vgg.ipynb #0a7c684f
 LAYOUT = (2, 2, 4, 4, 4)                # convolutions of the five blocks
 FULL = (64, 128, 256, 512, 512)         # the original widths
 
@@ -90,7 +90,7 @@ class Body(nn.Module):
         return self.head(x.flatten(1).unflatten(1, (len(self.head.weight), -1)).transpose(0, 1))
 
 class UnitVGG(nn.Module):
-    """U networks of width n side by side (ALMA section 4.3): (U, B, 3, 32, 32) -> (U, B, 10); n <= 0 means 64-128-256-512-512.
+    """U networks of width n side by side: (U, B, 3, 32, 32) -> (U, B, 10); n <= 0 means 64-128-256-512-512.
 
     On a GPU all units go through the body at once, folded. On a CPU `beside` do. With 1 a unit computes the same to the last bit in company as alone; some 24
     channels at once take a quarter less time at n = 8 and half at n = 4, wider networks gain nothing.

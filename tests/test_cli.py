@@ -158,14 +158,19 @@ def test_help_names_what_can_be_written_and_imported():
 def test_doctor(capsys, no_data):
     assert cli.main(['doctor']) == 0
     said = capsys.readouterr().out
-    for what in ('Python', 'packages', 'device', 'kernel', 'data: mnist', 'disk', 'visdom'): assert re.search(rf'^{what} +(ok|note)', said, re.M), said
+    for what in ('Python', 'packages', 'device', 'kernel', 'data: mnist', 'front', 'disk', 'visdom'): assert re.search(rf'^{what} +(ok|note)', said, re.M), said
     assert re.search('data: mnist +note +absent +clrepro data get mnist', said)
 
 def test_doctor_names_damage(capsys, no_data):
     files = {f'{split}_{kind}.npy': {'bytes': 1, 'mtime_ns': 0, 'sha256': 'x'} for split in ('train', 'test') for kind in ('images', 'labels')}
     (no_data/'installed.json').write_text(json.dumps({'mnist': {'files': files, 'sha256': {}}}))
     assert cli.main(['doctor']) == 1
-    assert re.search('data: mnist +problem +damaged +clrepro data get mnist', capsys.readouterr().out)
+    (no_data/'fronts').mkdir()
+    (no_data/'fronts'/'cifar10-seed0-e30.pt').write_bytes(b'cut')
+    said = capsys.readouterr().out
+    assert re.search('data: mnist +problem +damaged +clrepro data get mnist', said) and re.search('front +note +none +clrepro front train', said)
+    assert cli.main(['doctor']) == 1
+    assert re.search('front +problem +.*cifar10-seed0-e30.* +delete that file, then clrepro front train', capsys.readouterr().out)
 
 def test_data_list(capsys, no_data):
     assert cli.main(['data', 'list']) == 0

@@ -35,7 +35,10 @@ from clrepro.runs import Cell, execute, watch
 store = pathlib.Path({store!r})
 with open({pids!r}, 'a') as file: file.write(f'{{os.getpid()}}\\n')
 {cells}
-with watch(live, out) as send: rows = execute(cells, store, 'cpu', data, 2, fresh, send, every=0.0)
+def note(event):
+    if event['kind'] == 'start':
+        with open({events!r}, 'a') as file: file.write(json.dumps(event) + '\\n')
+with watch(live, out, note) as send: rows = execute(cells, store, 'cpu', data, 2, fresh, send, every=0.0)
 results = {{'profile': profile, 'claims': [], 'data': rows[0]['data'], 'runs': [row['config_hash'] for row in rows]}}
 pathlib.Path(out, 'results.json').write_text(json.dumps(results))
 """
@@ -56,7 +59,7 @@ class House:
     def __init__(self, register, folder, names=('toy',), n_tasks=2, store=None):
         self.out, self.store, self.pids = folder/'out', Path(store or folder/'store'), folder/'pids'
         self.n_tasks = n_tasks
-        source = PAPER.format(store=str(self.store), pids=str(self.pids), cells=CELLS.format(n_tasks=n_tasks))
+        source = PAPER.format(store=str(self.store), pids=str(self.pids), events=str(folder/'events'), cells=CELLS.format(n_tasks=n_tasks))
         self.papers = {name: str(register(name, source)) for name in names}
         self.args = ['--device', 'cpu', '--data', 'standin', '--out', str(self.out)]
 
@@ -126,6 +129,28 @@ def test_killed_kernel(register, tmp_path):
     assert 0 < len(before) < 6
     house.completes(before)
 
+def test_killed_worker(register, tmp_path):
+    house = House(register, tmp_path, n_tasks=LONG)
+    process = house.start()
+    [kernel] = house.wait_for_a_record(process)
+    workers = [int(pid) for pid in Path(f'/proc/{kernel}/task/{kernel}/children').read_text().split()]
+    python = [pid for pid in workers if 'ipykernel' in Path(f'/proc/{pid}/cmdline').read_text()]
+    os.kill(python[0], signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 5 and 'a worker process died' in the_line(said) and '--jobs 1' in said
+    house.completes(house.records())
+
+def test_killed_runner_leaves_no_worker(register, tmp_path):
+    house = House(register, tmp_path, n_tasks=LONG)
+    process = house.start()
+    [kernel] = house.wait_for_a_record(process)
+    workers = [int(pid) for pid in Path(f'/proc/{kernel}/task/{kernel}/children').read_text().split()]
+    process.kill()
+    process.communicate(timeout=60)
+    assert all(gone(pid) for pid in (kernel, *workers))
+    house.completes(house.records())
+    assert not list(tmp_path.rglob('*.part.ipynb'))
+
 def test_terminated_runner_stops_every_kernel(register, tmp_path):
     house = House(register, tmp_path, ('one', 'two'), n_tasks=LONG)
     process = house.start()
@@ -144,6 +169,8 @@ def test_two_runners_on_one_store(register, tmp_path):
     first, second = house.start(), house.start()
     said = [process.communicate(timeout=240)[1] for process in (first, second)]
     assert first.returncode == second.returncode == 0, said
+    trained = [json.loads(line) for line in (tmp_path/'events').read_text().splitlines()]
+    assert len(trained) == len({event['cell'] for event in trained}) == 6, 'each run is trained by one of them'
     house.completes(house.records())
 
 def test_full_disk_of_the_store(register, tmp_path, capsys):
@@ -232,4 +259,5 @@ def test_visdom_dies(register, tmp_path, capsys):
     assert process.returncode == 0, said
     outputs = (house.out/'toy.ipynb').read_text()
     assert outputs.count("live view 'visdom' is off") == 1 and 'Traceback' not in outputs
+    assert said.count("toy: live view 'visdom' is off") == 1
     house.completes(house.records())

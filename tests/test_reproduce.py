@@ -217,9 +217,9 @@ mark('-')"""
 
 @pytest.mark.parametrize('found, state, words', [
     ((), 'installed', 'profile quick, since none is given: no CUDA GPU'),
-    (({'name': 'a GPU', 'gb': 80.0, 'ms': 1.0},), 'stand-in', 'profile quick, since none is given: not all of the data'),
-    (({'name': 'a GPU', 'gb': 80.0, 'ms': 1.0},), 'installed', 'profile study, since none is given: profile full would take about 240 minutes on a GPU'),
-    (({'name': 'a GPU', 'gb': 80.0, 'ms': 1.0},) * 3, 'installed', 'profile full, since none is given: profile full would take about 80 minutes on a GPU'),
+    (({'name': 'a GPU', 'gb': 80.0},), 'stand-in', 'profile quick, since none is given: not all of the data'),
+    (({'name': 'a GPU', 'gb': 80.0},), 'installed', 'profile study, since none is given: profile full would take about 240 minutes on a GPU'),
+    (({'name': 'a GPU', 'gb': 80.0},) * 3, 'installed', 'profile study, since none is given: profile full would take about 240 minutes on a GPU'),
 ])
 def test_profile_that_suits_the_machine(register, no_kernel, monkeypatch, capsys, tmp_path, found, state, words):
     register('toy')
@@ -228,6 +228,60 @@ def test_profile_that_suits_the_machine(register, no_kernel, monkeypatch, capsys
     assert reproduce([], {'out': str(tmp_path)}, dry_run=True) == 0
     said = capsys.readouterr().out
     assert said.startswith(words) and f"profile = '{words.split()[1][:-1]}'" in said
+
+def test_full_where_it_is_short(register, no_kernel, monkeypatch, capsys, tmp_path):
+    register('toy')
+    monkeypatch.setitem(runner.find()[0].minutes, 'full', 100)
+    monkeypatch.setattr(runner.machine, 'gpus', lambda: ({'name': 'a GPU', 'gb': 80.0},))
+    monkeypatch.setattr(runner, 'data_state', lambda *_: {'mnist': 'installed'})
+    assert reproduce([], {'out': str(tmp_path)}, dry_run=True) == 0
+    assert capsys.readouterr().out.startswith('profile full, since none is given: profile full would take about 100 minutes')
+
+def test_each_gpu_has_its_papers(register, monkeypatch, tmp_path):
+    cell = "import json, os, pathlib\npathlib.Path(out, 'card').write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    for name in ('one', 'two', 'three'): register(name, cell)
+    monkeypatch.setattr(runner.machine, 'gpus', lambda: ({'name': 'a GPU', 'gb': 80.0},) * 2)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+    assert reproduce([], {'out': str(tmp_path), 'profile': 'quick'}) == 0
+    assert [(tmp_path/name/'card').read_text() for name in ('one', 'two', 'three')] == ['3', '5', '3']
+
+def test_cuda_that_is_not_there(register, no_kernel, monkeypatch):
+    register('toy')
+    monkeypatch.setattr(runner.machine, 'gpus', lambda: ())
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
+    with pytest.raises(UsageError, match='torch sees 0 CUDA devices; use --device cpu'): reproduce([], {'device': 'cuda'})
+
+def test_some_seeds_are_no_whole_study(register):
+    register('toy')
+    [paper] = runner.find()
+    where = lambda **given: runner.plan(paper, {'profile': 'study', **given}).out
+    assert where(seeds='1') == ROOT/'out'/'study'/'toy'
+
+def test_what_nobody_foresaw_stops_one_paper(register, tmp_path, monkeypatch, capsys):
+    register('bad'), register('good')
+    real = runner.execute
+    def execute(plan, *rest):
+        if plan.paper.name == 'bad': raise ZeroDivisionError('a bug')
+        real(plan, *rest)
+    monkeypatch.setattr(runner, 'execute', execute)
+    assert reproduce([], {'out': str(tmp_path/'out')}) == 5
+    said = capsys.readouterr()
+    assert 'clrepro: bad: ZeroDivisionError: a bug' in said.err and (tmp_path/'out'/'good'/'results.json').exists() and 'report: ' in said.out
+
+def test_a_stuck_kernel_is_no_matter_of_the_disk(register, tmp_path, monkeypatch, capsys):
+    import papermill
+    def execute(*args, **options): raise TimeoutError('Timeout waiting for IOPub output')
+    monkeypatch.setattr(papermill, 'execute_notebook', execute)
+    register('toy')
+    assert reproduce([], {'out': str(tmp_path/'out')}) == 5
+    assert 'could not be run: Timeout waiting for IOPub output. Finished runs are kept' in capsys.readouterr().err
+
+def test_what_is_ignored_stays_ignored():
+    from clrepro.kernels import Crew
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Crew(Path()).signals_stop(): assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    finally: signal.signal(signal.SIGHUP, before)
 
 def test_write_back_touches_outputs_only(register, tmp_path):
     notebook = register('toy')

@@ -141,14 +141,14 @@ def assemble(paper: str, profile: str,
                   'runs': [run_row(run) for run in rows], 'selection': selection, 'claims': [_shape(c, CLAIM) for c in claims],
                   'provenance': _shape(provenance, PROVENANCE)})
 
-# %% ../nbs/17_results.ipynb #45eca846
+# %% ../nbs/17_results.ipynb #264ed9f6
 PACKAGES = ('clrepro', 'torch', 'torchvision', 'numpy', 'scipy', 'scikit-learn', 'matplotlib', 'seaborn')
 
 def commit() -> str | None:
-    "The commit of the checkout, `-dirty` where tracked files differ from it; None outside of one."
+    "The commit of the checkout, `-dirty` where the library differs from it; None outside of one."
     if not (root()/'settings.ini').exists(): return None
-    command = ['git', '-C', str(root()), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
-    try: return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    def git(*words): return subprocess.run(['git', '-C', str(root()), *words], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    try: return git('rev-parse', 'HEAD') + '-dirty' * bool(git('status', '--porcelain', '--', 'clrepro', 'constraints.txt'))
     except (OSError, subprocess.SubprocessError): return None
 
 def device_name(device: str = 'cpu') -> str:

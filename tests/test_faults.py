@@ -36,7 +36,7 @@ store = pathlib.Path({store!r})
 with open({pids!r}, 'a') as file: file.write(f'{{os.getpid()}}\\n')
 {cells}
 def note(event):
-    if event['kind'] == 'start':
+    if event['kind'] in ('start', 'end'):
         with open({events!r}, 'a') as file: file.write(json.dumps(event) + '\\n')
 with watch(live, out, note) as send: rows = execute(cells, store, 'cpu', data, 2, fresh, send, every=0.0)
 results = {{'profile': profile, 'claims': [], 'data': rows[0]['data'], 'runs': [row['config_hash'] for row in rows]}}
@@ -72,6 +72,8 @@ class House:
     def records(self) -> dict:
         "{file: record} of what is finished."
         return {path.name: json.loads(path.read_text()) for path in self.store.glob('*.json')}
+
+    def events(self) -> list[dict]: return [json.loads(line) for line in (self.out.parent/'events').read_text().splitlines()]
 
     def wait_for_a_record(self, process) -> list[int]:
         "Wait for the first finished run while others go on; the kernels' process ids."
@@ -169,9 +171,16 @@ def test_two_runners_on_one_store(register, tmp_path):
     first, second = house.start(), house.start()
     said = [process.communicate(timeout=240)[1] for process in (first, second)]
     assert first.returncode == second.returncode == 0, said
-    trained = [json.loads(line) for line in (tmp_path/'events').read_text().splitlines()]
-    assert len(trained) == len({event['cell'] for event in trained}) == 6, 'each run is trained by one of them'
+    trained = [event['cell'] for event in house.events() if event['kind'] == 'start']
+    assert len(trained) == len(set(trained)) == 6, 'each run is trained by one of them'
     house.completes(house.records())
+
+def test_workers_share_the_slots(register, tmp_path):
+    "A paper has two workers, and there is one slot: one run at a time."
+    house = House(register, tmp_path, n_tasks=8)
+    assert house.run('--jobs', '1') == 0
+    kinds = [event['kind'] for event in house.events()]
+    assert kinds == ['start', 'end'] * 6
 
 def test_full_disk_of_the_store(register, tmp_path, capsys):
     disk = tmp_path/'disk'

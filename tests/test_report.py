@@ -1,6 +1,7 @@
 """The page of all results in a browser, and `clrepro verify` on what is committed."""
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from test_visdom_page import CHROMIUM, browser
 
 from clrepro import cli
-from clrepro.page import build, sha256
+from clrepro.page import build, entry, report_html, sha256
 from clrepro.papers import PAPERS
 from clrepro.report import results_below
 from clrepro.results import example, load, save
@@ -58,11 +59,21 @@ def test_page_fits_and_filters(page, tmp_path, width):
         tab.evaluate('document.querySelectorAll("input").forEach(one => one.checked = false)')
         assert shown('tr.claim') == 4
 
-def test_the_committed_page_shows_the_committed_results():
+def test_the_committed_page_is_up_to_date(tmp_path):
+    "It shows the committed results, notebooks and ledgers; pictures are compared by their number, since their bytes depend on the platform's zlib."
     page = ROOT/'figures'/'report.html'
     if not page.exists(): pytest.skip('no page: clrepro report')
-    [built] = re.findall('name="clrepro-results" content="(.*?)"', page.read_text())
+    text = page.read_text()
+    [built] = re.findall('name="clrepro-results" content="(.*?)"', text)
     assert set(built.split()) >= {f'{path.name}/study={sha256(load(path))}' for path in COMMITTED}, 'run: clrepro report'
+    bare = lambda text: re.sub('base64,[^"]*', '', text)
+    assert bare(report_html([entry(path) for path in results_below(ROOT/'figures')])) == bare(text), 'run: clrepro report'
+
+def test_the_page_needs_only_the_results(tmp_path, no_data):
+    (tmp_path/'bcl').mkdir()
+    shutil.copy(ROOT/'figures'/'bcl'/'results.json', tmp_path/'bcl')
+    text = build(tmp_path).read_text()
+    assert text.count('<img alt="fig') == 8 and 'Protocol ledger' in text and 'Executed notebook' not in text
 
 @pytest.mark.parametrize('folder', COMMITTED, ids=lambda path: path.name)
 def test_committed_results_verify(folder, capsys):

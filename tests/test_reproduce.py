@@ -86,7 +86,9 @@ def test_parameters_arrive_in_this_interpreter(register, tmp_path, monkeypatch, 
     assert json.loads((out/'results.json').read_text())['seen'] == {
         'seeds': '3,5', 'jobs': 2, 'overrides': {'lr': 0.5, 'data_file': "it's"}, 'python': sys.executable}
     assert sorted(path.name for path in out.iterdir()) == ['report.html', 'results.json', 'toy.ipynb']
-    header, row, report, last = capsys.readouterr().out.strip().splitlines()
+    said = capsys.readouterr()
+    assert said.err.startswith('profile quick, since none is given: no CUDA GPU') and 'toy: profile quick, data mnist (stand-in), about 1.5 minutes' in said.err
+    header, row, report, last = said.out.strip().splitlines()
     assert row.split()[:6] == ['toy', 'quick', '2', 'holds,', '1', 'undecided'] and str(out/'toy.ipynb') in row
     assert last.startswith('STAND-IN') and 'mnist' in last and report == f'report: {out/"report.html"}'
     assert 'Not shown:' in (out/'report.html').read_text(), 'results.json of the toy has no schema'
@@ -196,7 +198,7 @@ with open(os.environ['CLREPRO_PROGRESS'], 'a') as file:
         file.write(json.dumps(event) + '\\n')
 time.sleep(1)""")
     assert reproduce([], {'out': str(tmp_path/'out')}) == 0
-    assert re.search(r'^toy   25%  0/2 cells  a 5/10  0:00:0\d of about 0:02:00$', capfd.readouterr().err, re.M)
+    assert re.search(r'^toy   25%  0/2 cells  a 5/10  0:00:0\d of about 0:01:30$', capfd.readouterr().err, re.M)
 
 @pytest.mark.parametrize('jobs, marks', [(1, '+-+-'), (2, '++--')])
 def test_papers_share_the_slots(register, tmp_path, jobs, marks):
@@ -250,6 +252,11 @@ def test_cuda_that_is_not_there(register, no_kernel, monkeypatch):
     monkeypatch.setattr(runner.machine, 'gpus', lambda: ())
     monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
     with pytest.raises(UsageError, match='torch sees 0 CUDA devices; use --device cpu'): reproduce([], {'device': 'cuda'})
+
+def test_kernels_have_one_thread(register, tmp_path, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    register('toy', "import os, pathlib\npathlib.Path(out, 'threads').write_text(os.environ['OMP_NUM_THREADS'])")
+    assert reproduce([], {'out': str(tmp_path)}) == 0 and (tmp_path/'threads').read_text() == '1'
 
 def test_some_seeds_are_no_whole_study(register):
     register('toy')

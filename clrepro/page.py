@@ -169,7 +169,7 @@ misses stand beside hits.</p>
 </html>
 '''
 
-# %% ../nbs/20a_page.ipynb #2de94bca
+# %% ../nbs/20a_page.ipynb #fbfe2212
 def _by_number(path: Path) -> tuple: return tuple(int(part) if part.isdigit() else part for part in re.split(r'(\d+)', path.stem))
 
 def _figures(folder: Path, results: dict) -> dict:
@@ -184,7 +184,7 @@ def _redrawn(results: dict) -> dict:
     if not (paper := PAPERS.get(results['paper'])) or not paper.drawing: return {}
     drawn = {}
     for name, function in import_module(paper.drawing).figures(results['profile']).items():
-        with contextlib.suppress(UsageError, LookupError): drawn[name] = rendered(function(results), name, fingerprint(results))
+        with contextlib.suppress(UsageError, LookupError, ValueError): drawn[name] = rendered(function(results), name, fingerprint(results))
     return drawn
 
 def _notebook(folder: Path, name: str) -> Path | None:

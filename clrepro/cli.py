@@ -7,7 +7,7 @@ __all__ = ['ABOUT', 'EXIT_CODES', 'setting', 'seed_apart', 'run_options', 'build
            'named_lines', 'parameter_lines', 'given_of', 'run_reproduce', 'run_sbatch', 'run_search', 'run_report',
            'run_show', 'nothing', 'run_compare', 'run_verify', 'run_doctor', 'run_live', 'main']
 
-# %% ../nbs/21_cli.ipynb #4fcc5a2c
+# %% ../nbs/21_cli.ipynb #2e3e99ab
 import argparse
 import ast
 import os
@@ -15,8 +15,8 @@ import sys
 import textwrap
 from importlib import import_module
 
-from .cli_data import add_data, add_front, columns, option
-from .core import ClreproError, UsageError, closest, root
+from .cli_data import add_data, add_front, option
+from .core import ClreproError, UsageError, closest, columns, root
 from .papers import DATA, PROFILES, PAPERS, check, fields, find, original, parameters, results_folder
 
 # %% ../nbs/21_cli.ipynb #db6643d8

@@ -6,16 +6,16 @@
 __all__ = ['FIGURES', 'arrow', 'algorithm', 'accuracy_over_tasks', 'bars', 'units', 'paths', 'renewals', 'residual_norms',
            'images', 'embeddings', 'parameter_counts', 'figures']
 
-# %% ../nbs/31c_hrn_figures.ipynb #2c5254f3
+# %% ../nbs/31c_hrn_figures.ipynb #78e8b83f
 from .bir_stats import unpacked
 from .core import UsageError
 from .hrn_plan import EWC, figure_names, reference
 from .hrn_rows import ROWS, path_text, references, title_of
 from .panels import facets, grid, log_ticks, noted
 from .rows import counted, grouped, rows_of
-from .style import COLOURS, label, look, new_figure, styled, whole_ticks
+from .style import COLOURS, MEAN, label, look, new_figure, styled, whole_ticks
 
-# %% ../nbs/31c_hrn_figures.ipynb #6644c36d
+# %% ../nbs/31c_hrn_figures.ipynb #51552066
 def arrow(axes, start: tuple, end: tuple, colour: str = '.3', **options) -> None:
     axes.annotate('', end, start, arrowprops={'arrowstyle': '->', 'color': colour, 'linewidth': 1.2, 'shrinkA': 0, 'shrinkB': 0} | options)
 
@@ -90,21 +90,23 @@ def bars(results: dict):
     for axes, (key, metric) in zip(axes_of, panels):
         stream, part, variant = key
         found = [row for row in inside[key] if row['metric'] == metric]
-        names = [label(row['method']) if part == 'rows' else f'{label(row["method"])}, {row["variant"].replace("_", " ")}' for row in found]
-        axes.barh(range(len(found)), [100 * row['mean'] for row in found], 0.75, xerr=[100 * row['std'] for row in found],
-                  color=[look(row['method'])[1] for row in found], error_kw={'elinewidth': 1})
+        one = part == 'variants' and len({row['method'] for row in found}) == 1
+        words = lambda row: label(row['method']) if part == 'rows' else row['variant'].replace('_', ' ')
+        names = [words(row) if part == 'rows' or one else f'{label(row["method"])}, {words(row)}' for row in found]
+        low = min(100 * (row['mean'] - row['std']) for row in found)
+        cut = metric == 'A' and low > 30
         for place, row in enumerate(found):
-            end = 100 * (max(row['mean'], 0) + row['std'])
-            axes.annotate(f'{100 * row["mean"]:.1f}', (end, place), (3, 0), textcoords='offset points', va='center', fontsize=7)
+            colour, middle, reach = look(row['method'])[1], 100 * row['mean'], 100 * row['std']
+            if cut: axes.errorbar(middle, place, xerr=reach, color=colour, elinewidth=1.5, linestyle='', **MEAN)
+            else: axes.barh(place, middle, 0.75, xerr=reach, color=colour, error_kw={'elinewidth': 1})
+            axes.annotate(f'{middle:.1f}', (max(middle, 0) + reach, place), (4 + 3 * cut, 0), textcoords='offset points', va='center', fontsize=7)
         axes.set_yticks(range(len(found)), names, fontsize=7)
         axes.invert_yaxis()
-        low = min(100 * (row['mean'] - row['std']) for row in found)
-        if metric == 'A' and low > 30: axes.set_xlim(left=10 * (low // 10) - 10)
-        axes.margins(x=0.12)
-        text = title_of(stream, variant) if part == 'rows' else f'{title_of(stream)}, variants'
+        axes.margins(x=0.2)
+        text = title_of(stream, variant) if part == 'rows' else f'{title_of(stream)}, variants' + f' of {label(found[0]["method"])}' * one
         axes.set(xlabel='A: accuracy at the end (%)' if metric == 'A' else 'F: forgetting (points)', title=text)
         axes.grid(False, axis='y')
-    return noted(figure, results, f'mean ± std, {counted(row["n"] for row in rows)}')
+    return noted(figure, results, f'mean ± std, {counted(row["n"] for row in rows)}; points where the axis does not begin at 0')
 
 @styled
 def units(results: dict):

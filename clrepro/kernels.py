@@ -19,7 +19,7 @@ from pathlib import Path
 from . import slots
 from .core import root
 
-# %% ../nbs/18d_kernels.ipynb #5fabf7ca
+# %% ../nbs/18d_kernels.ipynb #58a00191
 @dataclass
 class Crew:
     "The kernels that run: where their slots are, and one stop for all."
@@ -84,8 +84,8 @@ def _kill(manager) -> None:
         with contextlib.suppress(ProcessLookupError): os.killpg(group, signal.SIGKILL)
 
 def short_folder() -> str | None:
-    "Where a socket's path, at most 107 bytes, has room: the usual folder for temporary files unless that is deep."
-    return None if len(tempfile.gettempdir().encode()) < 75 else '/tmp'
+    "Where a socket's path, at most 103 bytes, has room: the usual folder for temporary files unless that is deep."
+    return None if len(tempfile.gettempdir().encode()) < 70 else '/tmp'
 
 def cause(manager) -> str:
     "How the kernel ended, if that is known."

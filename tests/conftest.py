@@ -57,15 +57,17 @@ def reproduce(paper: str, out: Path, *args, env: dict | None = None) -> tuple:
     return json.loads((out/'results.json').read_text()), done
 
 @pytest.fixture
-def register(tmp_path, monkeypatch):
+def register(tmp_path):
     "register(name, *sources): a paper whose notebook has these cells, or one that writes results; no other papers are known."
-    model = PAPERS['bcl']
-    for name in list(PAPERS): monkeypatch.delitem(PAPERS, name)
+    every, model = dict(PAPERS), PAPERS['bcl']
+    PAPERS.clear()
     def add(name, *sources):
         path = write_notebook(tmp_path/f'{name}.ipynb', *(sources or [RESULTS]))
-        monkeypatch.setitem(PAPERS, name, replace(model, name=name, notebook=str(path)))
+        PAPERS[name] = replace(model, name=name, notebook=str(path))
         return path
-    return add
+    yield add
+    PAPERS.clear()
+    PAPERS.update(every)  # in their order
 
 @pytest.fixture
 def no_data(tmp_path, monkeypatch):

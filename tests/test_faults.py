@@ -118,7 +118,7 @@ def the_line(said: str) -> str:
     assert 'Traceback' not in said
     return line
 
-LONG = 40  # tasks: runs that are still going on when the first record is there
+LONG = 20  # tasks: runs that are still going on when the first record is there
 
 def test_killed_kernel(register, tmp_path):
     house = House(register, tmp_path, n_tasks=LONG)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TITLES', 'COLUMNS', 'parts_window', 'average_window', 'picture_window', 'montage']
 
-# %% ../nbs/15a_windows.ipynb #8d4789b9
+# %% ../nbs/15a_windows.ipynb #907de3d3
 TITLES = {'generated': 'Generated samples', 'reconstructed': 'Reconstructions', 'nearest': 'Generated samples: nearest test images',
           'representation': 'Visualization of extracted representation'}
 COLUMNS = 10  # images in a row
@@ -34,10 +34,12 @@ def picture_window(event: dict) -> tuple[str, list, dict]:
                  'y': [b for b, own in zip(y, event['label']) if own == c], 'marker': {'size': 5, 'line': {}}} for c in sorted(set(event['label']))]
         return title, data, {'xaxis': hidden, 'yaxis': hidden, 'showlegend': len(data) <= 20}
     picture = montage(event['images'], event['shape'])
-    colours = len(event['shape']) == 3
-    trace = {'type': 'image', 'z': picture} if colours else {'type': 'heatmap', 'z': picture, 'zmin': 0, 'zmax': 255, 'colorscale': 'Greys', 'showscale': False,
-                                                             'reversescale': True, 'hoverinfo': 'skip'}
-    return title, [trace], {'xaxis': hidden, 'yaxis': hidden | {'autorange': 'reversed', 'scaleanchor': 'x'}}
+    if len(event['shape']) == 3:  # visdom takes a first trace of type image for one of its own panes
+        data = [{'type': 'scatter', 'x': [], 'y': [], 'showlegend': False}, {'type': 'image', 'z': picture}]
+    else:
+        data = [{'type': 'heatmap', 'z': picture, 'zmin': 0, 'zmax': 255, 'colorscale': 'Greys', 'showscale': False, 'reversescale': True,
+                 'hoverinfo': 'skip'}]
+    return title, data, {'xaxis': hidden, 'yaxis': hidden | {'autorange': 'reversed', 'scaleanchor': 'x'}}
 
 def montage(images: list, shape: list) -> list:
     "Rows of pixels of flat images side by side, `COLUMNS` in a row."

@@ -100,3 +100,23 @@ def test_page_follows_a_run(tmp_path):
     assert accuracy['lines'] == [3, 2, 3] and accuracy['markers'] == 9
     assert label in heat['title'] and heat['axes'] == ['task', 'after task'] and heat['heat'] == 1
     assert sorted(heat['numbers']) == pytest.approx(sorted(matrix.flatten().tolist()), abs=0.00501)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
+def test_pictures_of_every_kind_are_drawn(tmp_path):
+    "Points, grey images and coloured ones, as brain-inspired replay sends them."
+    from clrepro.live import VisdomSink
+    pytest.importorskip('websocket')
+    cell = {'cell': 'c', 'kind': 'picture', 'task': 0}
+    events = [{'what': 'representation', 'xy': [[0, 1], [1, 0]], 'label': [0, 1]}, {'what': 'generated', 'shape': [2, 2], 'images': [[0, 255, 9, 9]]},
+              {'what': 'nearest', 'shape': [2, 2, 3], 'images': [[0, 255, 9] * 4]}]
+    with visdom(tmp_path) as (port, _), browser('about:blank', tmp_path/'profile') as page:
+        sink = VisdomSink(port)
+        for event in events: sink.send(cell | event)
+        sink.close()
+        page.call('Page.navigate', url=f'http://127.0.0.1:{port}/env/clrepro')
+        drawn = page.wait(lambda windows: len(windows) == 3 and sum(window['heat'] for window in windows) == 1)
+        images = page.evaluate("document.querySelectorAll('.imagelayer image').length")
+    assert sorted(window['title'].split(',')[0] for window in drawn) == [
+        'Generated samples', 'Generated samples: nearest test images', 'Visualization of extracted representation']
+    assert images == 1 and sum(window['markers'] for window in drawn) == 2
